@@ -1,0 +1,222 @@
+"""A catalogue of titles: which item a written title means, and which titles a text names."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from seedtalk.records import display_title
+from seedtalk.titles import LEADING_ARTICLES, fold, key_tokens, title_key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Key = tuple[str, ...]
+
+YEAR_SLACK = 1  # sources differ by a year on release dates; a remake is further away
+LETTERS_PER_EDIT = 8  # one wrong letter in eight, two in sixteen or more
+MAX_EDITS = 2
+
+_YEAR = re.compile(r"\s*[\[(,]\s*(1[89]\d\d|20\d\d)\s*[\])]?\s*$")
+_WORD = re.compile(r"[A-Za-z0-9]+(?:'[A-Za-z0-9]+)*")
+_YEAR_AFTER = re.compile(r"\s*\(\d{4}\)")
+_SUBTITLE = re.compile(r"\s*:\s+|\s+-\s+")
+_SENTENCE_END = re.compile(r"(?:^|[.!?:][\"')\]]*)\s*[\"'(\[]*$")
+
+
+class Catalogue:
+    """The items of a domain, looked up by title.
+
+    Parameters
+    ----------
+    items
+        Table with item_id, title and year (see `seedtalk.records.ITEMS`).
+    """
+
+    def __init__(self, items: pd.DataFrame) -> None:
+        import pandas as pd
+
+        self._items: dict[str, tuple[str, int | None]] = {}
+        self._by_key: defaultdict[Key, list[str]] = defaultdict(list)
+        for item, title, year in zip(items["item_id"], items["title"], items["year"], strict=True):
+            known = None if pd.isna(year) else int(year)
+            self._items[item] = (title, known)
+            for key in {_key(title), _without_article(_key(title))}:
+                self._by_key[key].append(item)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._items
+
+    def display(self, item_id: str) -> str:
+        """Return the title as it is shown and generated: ``Heat (1995)``."""
+        return display_title(*self._items[item_id])
+
+    def link(self, title: str) -> str | None:
+        """Return the item `title` means, or None where the catalogue has no such title.
+
+        The title is compared folded (case, accents, punctuation, leading article). A written
+        year must agree within a year: a remake is another film. What has no equal is compared
+        by edit distance, one letter in eight; numbers must agree (``Rocky II`` is not
+        ``Rocky III``). Ties: the nearest year, else the newest, then the lowest id.
+        """
+        written = " ".join(title.split())
+        found = _YEAR.search(written)
+        if found and found.start() > 0:
+            year = int(found[1])
+            item = self._best(_key(written[: found.start()]), year)
+            if item is not None:
+                return item
+            # The year may be the title's own: "Blade Runner 2049" has no bracket, "Apollo, 13".
+            return self._best(_key(written), None)
+        return self._best(_key(written), None)
+
+    def names(self, text: str, item_id: str) -> bool:
+        """Tell whether `text` names the item: by its title or the part before its subtitle.
+
+        Titles of several words count in any case. One word counts where it has four letters or
+        more, or stands capitalised within a sentence: a shorter one (``It``, ``Her``) is
+        mostly just a word.
+        """
+        title = self._items[item_id][0]
+        variants = set(_spellings(title))
+        main = _SUBTITLE.split(title, maxsplit=1)[0]
+        for key in _spellings(main):
+            if len(key) > 1 or (key and len(key[0]) > 4):
+                variants.add(key)
+        # "spiderman", "starwars": people run words together.
+        variants |= {("".join(key),) for key in variants if len(key) > 1}
+        folded = fold(text).replace("&", " and ")
+        for possessive in (False, True):
+            plain = re.sub(r"'s\b", "", folded) if possessive else folded
+            words = list(_WORD.finditer(plain))
+            tokens = key_tokens([w[0].lower() for w in words])
+            for key in variants:
+                for start in _occurrences(tokens, key):
+                    if len(key) > 1 or len(key[0]) > 3 or _proper(plain, words[start]):
+                        return True
+        return False
+
+    def mask(self, text: str) -> str:
+        """Return `text` folded to ASCII with every title of the catalogue cut out as ``|``.
+
+        A title must begin with a capital (or digit) to count, the longest one wins, and a year
+        in brackets goes with it. Used before texts are compared: two people who name the same
+        five titles have not copied from each other.
+        """
+        folded = fold(text)
+        words = list(_WORD.finditer(folded))
+        tokens = key_tokens([w[0].lower() for w in words])
+        pieces, last, place = [], 0, 0
+        while place < len(words):
+            length = 0
+            if not words[place][0][0].islower():
+                length = next(
+                    (
+                        len(key)
+                        for key in self._by_first_word.get(tokens[place], ())
+                        if tuple(tokens[place : place + len(key)]) == key
+                    ),
+                    0,
+                )
+            if not length:
+                place += 1
+                continue
+            pieces += [folded[last : words[place].start()], "|"]
+            last = words[place + length - 1].end()
+            if year := _YEAR_AFTER.match(folded, last):
+                last = year.end()
+            place += length
+            while place < len(words) and words[place].start() < last:
+                place += 1
+        return "".join([*pieces, folded[last:]])
+
+    @cached_property
+    def _by_first_word(self) -> dict[str, list[Key]]:
+        index: defaultdict[str, set[Key]] = defaultdict(set)
+        for key in self._by_key:
+            # Within a text a numeral is folded wherever it stands; so is the first word here.
+            folded = tuple(key_tokens(["", *key])[1:])
+            for form in (key, folded):
+                if form:
+                    index[form[0]].add(form)
+        return {first: sorted(keys, key=lambda k: (-len(k), k)) for first, keys in index.items()}
+
+    def _best(self, key: Key, year: int | None) -> str | None:
+        for form in (key, _without_article(key)):
+            if item := self._nearest_year(self._by_key.get(form, ()), year):
+                return item
+        return self._misspelt(key, year)
+
+    def _nearest_year(self, found: list[str] | tuple[()], year: int | None) -> str | None:
+        """Return the best of the items of one title, by the year written."""
+
+        def rank(item: str) -> tuple[int, int, str]:
+            own = self._items[item][1]
+            away = YEAR_SLACK + 1 if own is None or year is None else abs(own - year)
+            return away, -(own or 0), item
+
+        fitting = [
+            item
+            for item in found
+            if year is None
+            or (own := self._items[item][1]) is None
+            or abs(own - year) <= YEAR_SLACK
+        ]
+        return min(fitting, key=rank, default=None)
+
+    def _misspelt(self, key: Key, year: int | None) -> str | None:
+        from rapidfuzz import process
+        from rapidfuzz.distance import DamerauLevenshtein
+
+        written = " ".join(key)
+        edits = min(MAX_EDITS, len(written) // LETTERS_PER_EDIT)
+        if edits == 0:
+            return None
+        near = process.extract(
+            written,
+            self._spelt,
+            scorer=DamerauLevenshtein.distance,
+            score_cutoff=edits,
+            limit=None,
+        )
+        ranked = sorted((int(distance), spelling) for spelling, distance, _ in near)
+        for _, spelling in ranked:
+            candidate = tuple(spelling.split())
+            same_numbers = _numbers(candidate) == _numbers(key)
+            if same_numbers and (item := self._nearest_year(self._by_key[candidate], year)):
+                return item
+        return None
+
+    @cached_property
+    def _spelt(self) -> list[str]:
+        return sorted(" ".join(key) for key in self._by_key)
+
+
+def _key(title: str) -> Key:
+    # Titles in other scripts have no ASCII form: compared as they stand.
+    return title_key(title) or tuple(title.casefold().split())
+
+
+def _without_article(key: Key) -> Key:
+    return key[1:] if len(key) > 1 and key[0] in LEADING_ARTICLES else key
+
+
+def _spellings(title: str) -> list[Key]:
+    keys = [_key(title), _key(re.sub(r"['’]s\b", "", title))]
+    return [form for key in keys for form in (key, _without_article(key)) if form]
+
+
+def _occurrences(tokens: list[str], key: Key) -> list[int]:
+    size = len(key)
+    return [i for i in range(len(tokens) - size + 1) if tuple(tokens[i : i + size]) == key]
+
+
+def _proper(text: str, word: re.Match[str]) -> bool:
+    """Tell whether a word is capitalised where no sentence begins."""
+    return word[0][0].isupper() and not _SENTENCE_END.search(text[: word.start()])
+
+
+def _numbers(key: Key) -> list[str]:
+    return [token for token in key if any(c.isdigit() for c in token)]

@@ -1,0 +1,1 @@
+"""Scoring recommenders on conversations: queries, metrics, intervals, baselines."""

@@ -1,0 +1,476 @@
+"""Seeds into chat requests: what the teacher is told, and what the data says it should find.
+
+A request is a line of the OpenAI Batch format. It depends on the seed's review and the data,
+never on the run's seed or the selection: two strategies that pick the same review share the
+call that was paid for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from seedtalk.errors import InputError, at
+from seedtalk.params import Group, Prompt
+from seedtalk.records import Grounding, Seed, display_title, sha256_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+URL = "/v1/chat/completions"
+SHRINKAGE = 10.0  # common likes at which a similarity counts half
+POOL = 2  # liked films are drawn from this many times what a dialogue needs
+KEPT = 512  # rows of similarities held at a time
+ID_LENGTH = 64  # what every batch endpoint accepts
+
+_PART = re.compile(r"^<!-- (system|user) -->[ \t]*\n", re.MULTILINE)
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
+_INSTRUCTION = re.compile(r"\[\s*(/?)\s*(INST|SYS)\s*\]", re.IGNORECASE)
+_UNSAFE_ID = re.compile(r"[^A-Za-z0-9_.-]")
+_BRACKETS = str.maketrans(
+    {"<": "‹", ">": "›", "＜": "‹", "＞": "›", "｛": "(", "｝": ")", "{": "(", "}": ")", "`": "'"}
+)
+
+
+class Style(Group):
+    """How a seeker talks: an instruction, and phrases one of which is drawn for each seed."""
+
+    id: str = Field(pattern=r"^[a-z0-9-]+$")
+    instruction: str = Field(min_length=1)
+    tells: tuple[Literal["wish", "feel", "liked"], ...] = Field(min_length=1)  # in this order
+    opening: tuple[str, ...] = Field(min_length=1)  # words the message begins with
+    liked: tuple[str, ...] = Field(min_length=1)  # how liked films are told; holds {liked}
+    closing: tuple[str, ...] = Field(min_length=1)  # words it ends with; "" for none
+
+
+@dataclass(frozen=True)
+class Template:
+    """The two messages of a request, as Jinja texts, and the sha256 of their file."""
+
+    system: str
+    user: str
+    sha256: str
+
+
+def neutralise(text: str, limit: int | None = None) -> str:
+    """Return third-party `text` as one line of data that can end no fence and take no role.
+
+    Markup goes; angle brackets and braces become look-alikes, so that neither our fences nor
+    any chat template's control tokens (``<|im_start|>``, ``</s>``, ``<start_of_turn>``) can
+    be written; ``[INST]`` and backticks likewise; line ends become spaces, so that no
+    ``Assistant:`` begins a line; NULs, other control and invisible characters (bidi, zero
+    width) and lone surrogates go.
+
+    Parameters
+    ----------
+    text
+        Anything.
+    limit
+        Characters to keep; a longer text is cut at a sentence's end, else at a word's.
+    """
+    plain = _TAG.sub(" ", _BREAK.sub(" ", text))
+    plain = unicodedata.normalize("NFC", plain.encode("utf-8", "ignore").decode("utf-8"))
+    plain = _INSTRUCTION.sub(r"(\1\2)", plain.translate(_BRACKETS))
+    plain = "".join(
+        " " if char.isspace() else char
+        for char in plain
+        if char.isspace() or unicodedata.category(char)[0] != "C"
+    )
+    plain = " ".join(plain.split())
+    if limit is None or len(plain) <= limit:
+        return plain
+    cut = plain[: limit + 1]
+    sentence = max(cut.rfind(mark + " ") for mark in ".!?") + 1
+    word = cut.rfind(" ")
+    return cut[: sentence if sentence > limit // 2 else word if word > 0 else limit].rstrip()
+
+
+def load_template(path: Path) -> Template:
+    """Read a prompt file: a part headed ``<!-- system -->``, then one ``<!-- user -->``.
+
+    Raises
+    ------
+    InputError
+        When a part is missing, twice there or empty, or is no valid Jinja text.
+    """
+    from jinja2 import TemplateSyntaxError
+
+    text = _read(path)
+    pieces = _PART.split(text)
+    names, bodies = pieces[1::2], [body.strip() for body in pieces[2::2]]
+    if names != ["system", "user"] or not all(bodies):
+        raise InputError(
+            f"{path}: expected a line '<!-- system -->' and its text, then '<!-- user -->' and "
+            f"its text; found {names or 'neither'}"
+        )
+    environment = _environment()
+    for body in bodies:
+        try:
+            environment.parse(body)
+        except TemplateSyntaxError as error:
+            line = text[: text.index(body)].count("\n") + error.lineno
+            raise InputError(f"{at(path, line)}: {error.message}") from error
+    return Template(bodies[0], bodies[1], hashlib.sha256(text.encode()).hexdigest())
+
+
+def load_styles(path: Path) -> list[Style]:
+    """Read the styles a request draws from.
+
+    Raises
+    ------
+    InputError
+        When the file is no list of styles, or an id is there twice.
+    """
+    import yaml
+
+    try:
+        raw = yaml.safe_load(_read(path))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, list) or not raw:
+        raise InputError(f"{path}: expected a list of styles")
+    styles: list[Style] = []
+    for number, value in enumerate(raw, start=1):
+        try:
+            style = Style.model_validate(value)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            field = ".".join(map(str, fault["loc"])) or None
+            raise InputError(f"{at(path, number, field)}: {fault['msg']}") from error
+        if style.id in {other.id for other in styles}:
+            raise InputError(f"{at(path, number, 'id')}: '{style.id}' is there twice")
+        for phrase in style.liked:
+            if "{liked}" not in phrase:
+                raise InputError(f"{at(path, number, 'liked')}: '{phrase}' lacks {{liked}}")
+        styles.append(style)
+    return styles
+
+
+class CoLikes:
+    """Likes of many users, and how alike two items are by who likes them.
+
+    Parameters
+    ----------
+    interactions
+        Table with user_id, item_id and liked (see `seedtalk.records.INTERACTIONS`).
+    items
+        Item ids of the catalogue; interactions with others are left out.
+    """
+
+    def __init__(self, interactions: pd.DataFrame, items: Sequence[str]) -> None:
+        from scipy import sparse
+
+        self.items = list(items)
+        self.row = {item: row for row, item in enumerate(self.items)}
+        likes = interactions[interactions["liked"] & interactions["item_id"].isin(self.row)]
+        users, self.users = likes["user_id"].factorize(sort=True)
+        rows = likes["item_id"].map(self.row).to_numpy(dtype=np.int64)
+        shape = (len(self.users), len(self.items))
+        matrix = sparse.csr_matrix((np.ones(len(likes)), (users, rows)), shape=shape)
+        matrix.data[:] = 1.0  # a pair told twice is one like
+        self._by_user = matrix
+        self._by_item = matrix.tocsc()
+        self._likes = np.asarray(matrix.sum(axis=0)).ravel()
+        self._similar = functools.lru_cache(maxsize=KEPT)(self._similarities)
+
+    def fans(self, item: int) -> np.ndarray:
+        """Return the rows of the users who like the item, ascending."""
+        return np.sort(_column(self._by_item, item))
+
+    def likes(self, user: int) -> np.ndarray:
+        """Return the rows of the items a user likes, ascending."""
+        return np.sort(_column(self._by_user, user))
+
+    def similar(self, item: int) -> np.ndarray:
+        """Return the similarity of every item to one: cosine of the likes, shrunk.
+
+        ``n_ij / sqrt(n_i n_j) * n_ij / (n_ij + 10)`` with n_ij the users who like both: two
+        items that one user in two likes are no neighbours yet. Zero for the item itself.
+        """
+        return self._similar(item)
+
+    def _similarities(self, item: int) -> np.ndarray:
+        common = np.asarray(self._by_user[self.fans(item)].sum(axis=0)).ravel()
+        scale = np.sqrt(self._likes[item] * self._likes)
+        cosine = np.divide(common, scale, out=np.zeros_like(common), where=scale > 0)
+        shrunk: np.ndarray = cosine * common / (common + SHRINKAGE)
+        shrunk[item] = 0.0
+        return shrunk
+
+
+def taste(
+    likes: CoLikes, item: str, key: str, *, liked: int, recommendations: int
+) -> tuple[list[str], list[str]]:
+    """Return the films a seeker names and the recommendations the data supports.
+
+    One user who likes the seed item is drawn, by `key`, so that seeds of one item differ.
+    The films named are drawn from that user's likes nearest to the item; the targets are the
+    item, then the user's further likes by their summed similarity to the item and the films
+    named. So every dialogue is a slice of one real person's taste, and the ranking keeps of it
+    what many people share: the student sees (films named -> films also liked) pairs of the very
+    kind it is asked for. The item's nearest neighbours alone would tell it nothing about the
+    films named, and a random part of the further likes is mostly noise. Where the user has no
+    further likes the catalogue's nearest fill up; where nobody likes the item it stands alone.
+
+    Parameters
+    ----------
+    likes
+        The interactions.
+    item
+        The seed's item id.
+    key
+        What the draw is seeded by (the review's id).
+    liked, recommendations
+        How many of each at most.
+
+    Returns
+    -------
+    (liked, targets)
+        Item ids without a common one; `targets` begins with `item`.
+    """
+    rng = rng_of("taste", key)
+    row = likes.row[item]
+    fans = likes.fans(row)
+    if not len(fans):
+        return [], [item]
+    needed = liked + recommendations  # the item itself is one of the recommendations
+    rich = [fan for fan in fans if len(likes.likes(fan)) >= needed]
+    user = int(rng.choice(rich or fans))
+    own = likes.likes(user)
+    own = own[own != row]
+    near = own[np.argsort(-likes.similar(row)[own], kind="stable")][: POOL * needed]
+    named = rng.choice(near, size=min(liked, len(near)), replace=False).tolist()
+    joint = likes.similar(row) + sum(likes.similar(other) for other in named)
+    taken = {row, *named}
+    further = [r for r in own[np.argsort(-joint[own], kind="stable")].tolist() if r not in taken]
+    taken.update(further)
+    rest = [
+        r for r in np.argsort(-joint, kind="stable").tolist() if joint[r] > 0 and r not in taken
+    ]
+    targets = [row, *further, *rest][:recommendations]
+    return [likes.items[r] for r in named], [likes.items[r] for r in targets]
+
+
+def build(
+    seeds: Sequence[Seed],
+    reviews: pd.DataFrame,
+    items: pd.DataFrame,
+    interactions: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    model: str,
+    temperature: float,
+    max_tokens: int,
+) -> tuple[list[dict[str, Any]], list[Grounding]]:
+    """Turn every seed into a chat request.
+
+    Parameters
+    ----------
+    seeds
+        In pick order; the requests keep it.
+    reviews, items, interactions
+        Tables of `seedtalk.records`.
+    prompt
+        What is told; its paths are read.
+    model, temperature, max_tokens
+        Of the teacher.
+
+    Returns
+    -------
+    (requests, groundings)
+        One line of the OpenAI Batch format and one record of its grounding for each seed.
+
+    Raises
+    ------
+    InputError
+        When a seed's review or item is unknown, a review is seed twice, or a prompt file is
+        faulty.
+    """
+    grounded = prompt.grounding == "review"
+    path = prompt.template if grounded else prompt.ungrounded_template
+    template, styles = load_template(path), load_styles(prompt.styles)
+    texts = dict(zip(reviews["review_id"], reviews["text"], strict=True))
+    by_item: defaultdict[str, list[str]] = defaultdict(list)
+    for review_id, item_id in sorted(zip(reviews["review_id"], reviews["item_id"], strict=True)):
+        by_item[item_id].append(review_id)
+    rows: list[dict[Any, Any]] = items.to_dict("records")
+    metadata: dict[str, dict[Any, Any]] = {row["item_id"]: row for row in rows}
+    _check(seeds, texts, metadata)
+    likes = CoLikes(interactions, list(items["item_id"]))
+    requests, groundings = [], []
+    for seed in seeds:
+        rng = rng_of("prompt", seed.review_id)
+        style = styles[int(rng.integers(len(styles)))]
+        told = {
+            "style": style.id,
+            "instruction": style.instruction,
+            "tells": ", ".join(style.tells),
+            "opening": _one(style.opening, rng),
+            "closing": _one(style.closing, rng),
+            "liked_phrase": _one(style.liked, rng),
+            "targets": prompt.targets,
+            "recommendations": prompt.recommendations,
+            "variation": int(rng.integers(10**6)),
+        }
+        liked: list[str] = []
+        targets: list[str] = []
+        if grounded:
+            liked, targets = taste(
+                likes,
+                seed.item_id,
+                seed.review_id,
+                liked=prompt.liked,
+                recommendations=prompt.recommendations,
+            )
+            if prompt.targets == "teacher":
+                targets = []
+            others = [r for r in by_item[seed.item_id] if r != seed.review_id]
+            chosen = rng.permutation(len(others))[: prompt.reviews]
+            told |= {
+                "item": _item_block(metadata[seed.item_id]),
+                "review": neutralise(texts[seed.review_id], prompt.max_review_chars),
+                "reviews": [
+                    neutralise(texts[others[i]], prompt.max_review_chars) for i in sorted(chosen)
+                ],
+                "liked": [_shown(metadata[i]) for i in liked],
+                "candidates": [_shown(metadata[i]) for i in targets],
+            }
+        name = custom_id(seed.review_id)
+        requests.append(
+            {
+                "custom_id": name,
+                "method": "POST",
+                "url": URL,
+                "body": {
+                    "model": model,
+                    "temperature": temperature,
+                    "max_tokens": max_tokens,
+                    "response_format": {"type": "json_object"},
+                    "messages": render(template, told, path),
+                },
+            }
+        )
+        groundings.append(
+            Grounding(
+                custom_id=name,
+                review_id=seed.review_id,
+                item_id=seed.item_id,
+                style=style.id,
+                targets=targets,
+                liked=liked,
+                prompt=template.sha256,
+            )
+        )
+    return requests, groundings
+
+
+def render(template: Template, values: Mapping[str, Any], path: Path) -> list[dict[str, str]]:
+    """Return the system and user messages of a template filled with `values`.
+
+    Raises
+    ------
+    InputError
+        When the template uses a name it is not given.
+    """
+    from jinja2 import TemplateError
+
+    environment = _environment()
+    messages = []
+    for role, text in (("system", template.system), ("user", template.user)):
+        try:
+            content = environment.from_string(text).render(values)
+        except TemplateError as error:
+            known = ", ".join(sorted(values))
+            raise InputError(f"{path}: {role} part: {error.message}; it may use {known}") from error
+        messages.append({"role": role, "content": content.strip()})
+    return messages
+
+
+def custom_id(review_id: str) -> str:
+    """Return a stable request id: the review's, made safe; changed ones end in a short hash."""
+    safe = _UNSAFE_ID.sub("-", review_id)
+    if safe == review_id and 0 < len(safe) <= ID_LENGTH:
+        return safe
+    mark = hashlib.sha256(review_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{safe[: ID_LENGTH - 13]}-{mark}"
+
+
+def rng_of(*parts: str) -> np.random.Generator:
+    """Return a generator seeded by `parts` alone."""
+    return np.random.default_rng(int(sha256_text(parts)[:16], 16))
+
+
+def _check(seeds: Sequence[Seed], texts: Mapping[str, str], items: Mapping[str, Any]) -> None:
+    seen: set[str] = set()
+    for seed in seeds:
+        row = f"of rank {seed.rank}"
+        if seed.review_id not in texts:
+            raise InputError(
+                f"{at('seeds', row, 'review_id')}: '{seed.review_id}' is not among the reviews; "
+                "seeds and reviews come from different runs"
+            )
+        if seed.item_id not in items:
+            raise InputError(
+                f"{at('seeds', row, 'item_id')}: '{seed.item_id}' is not among the items; "
+                "seeds and items come from different runs"
+            )
+        if seed.review_id in seen:
+            raise InputError(f"{at('seeds', row, 'review_id')}: '{seed.review_id}' is there twice")
+        seen.add(seed.review_id)
+
+
+def _item_block(item: Mapping[Any, Any]) -> str:
+    lines = [f"Title: {_shown(item)}"]
+    if len(item["genres"]):
+        lines.append("Genres: " + ", ".join(neutralise(genre) for genre in item["genres"]))
+    if item["description"]:
+        lines.append("Description: " + neutralise(item["description"], 600))
+    return "\n".join(lines)
+
+
+def _shown(item: Mapping[Any, Any]) -> str:
+    return display_title(neutralise(item["title"]), item["year"])
+
+
+def _one(choices: Sequence[str], rng: np.random.Generator) -> str:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _column(matrix: Any, index: int) -> np.ndarray:
+    """Return the stored positions of a compressed row or column."""
+    start, stop = matrix.indptr[index], matrix.indptr[index + 1]
+    found: np.ndarray = matrix.indices[start:stop]
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").removeprefix("\ufeff")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def _environment() -> Any:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # Chat text, not HTML: what is foreign in it has been neutralised, and escapes would show.
+    return ImmutableSandboxedEnvironment(
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

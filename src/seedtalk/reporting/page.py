@@ -1,0 +1,433 @@
+"""The report as one self-contained HTML page: words made of the numbers, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from seedtalk.records import display_title
+from seedtalk.reporting import figures, tables, words
+from seedtalk.reporting.inputs import Benchmark, Evidence, System
+from seedtalk.reporting.tables import Comparison
+
+REVIEW_CHARS = 700
+ANSWER_CHARS = 500
+GAINS = {
+    "js": "divergence and entropy (nats)",
+    "fisher": "gain in information",
+    "hybrid": "combined rank (0 to 1)",
+    "popularity": "interactions of the item",
+}
+COMMANDS = """make setup                                   # the environment
+make repro                                   # the data, then every stage that changed
+dvc metrics show                             # the means of this page
+dvc exp run -S select.method=fisher          # one change, as an experiment
+dvc exp show                                 # experiments side by side"""
+
+
+def render(
+    evidence: Evidence,
+    compared: Mapping[str, Mapping[str, Sequence[Comparison]]],
+    *,
+    headline: str,
+    examples: int,
+    settings: Mapping[str, Any],
+) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    evidence
+        All that was read.
+    compared
+        `tables.compare` of each benchmark, by its name.
+    headline
+        The metric put first.
+    examples
+        Dialogues shown beside their seed review, and quarantined answers shown, at most.
+    settings
+        The parameter groups of the run, by name.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("seedtalk.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        score=words.score,
+        short=words.short,
+        signed=words.signed,
+        whole=words.whole,
+        percent=words.percent,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=words.title(evidence, compared, headline),
+        verdict=words.verdict(evidence, compared, headline),
+        headline=headline,
+        benchmarks=[
+            _benchmark(benchmark, compared[benchmark.name], headline, number)
+            for number, benchmark in enumerate(evidence.benchmarks)
+        ],
+        corpus=_corpus(evidence),
+        selection=_selection(evidence),
+        synthesis=_synthesis(evidence),
+        training=_training(evidence),
+        examples=_examples(evidence, examples),
+        commands=COMMANDS,
+        settings=_main_settings(settings),
+        parameters=parameters(settings),
+    )
+
+
+def _benchmark(
+    benchmark: Benchmark,
+    compared: Mapping[str, Sequence[Comparison]],
+    headline: str,
+    number: int,
+) -> dict[str, Any]:
+    systems = tables.ordered(benchmark, headline)
+    metrics = [headline, *(m for m in systems[0].scores if m != headline)]
+    best = {m: max(s.scores[m]["mean"] for s in systems) for m in metrics}
+    luck = tables.chance(benchmark, headline)
+    return {
+        "name": benchmark.name,
+        "tiles": _tiles(systems, compared, headline),
+        "protocol": words.protocol(benchmark),
+        "metrics": metrics,
+        "chance": luck,
+        "rows": [
+            {
+                "name": system.name,
+                "kind": system.kind,
+                "cells": [
+                    {**system.scores[m], "best": system.scores[m]["mean"] == best[m]}
+                    for m in metrics
+                ],
+            }
+            for system in systems
+        ],
+        "figure": _inline(
+            results_figure(benchmark, headline),
+            f"results-{number}",
+            f"{headline} of each system on {benchmark.name} with 95% intervals; the numbers are "
+            "in the table.",
+        ),
+        "pairs": [
+            {
+                "tuned": tuned,
+                "figure": _inline(
+                    _differences(comparisons, headline),
+                    f"pairs-{number}-{place}",
+                    f"Paired differences of {headline}, {tuned} minus each other system; the "
+                    "numbers are in the table.",
+                ),
+                "rows": [
+                    {"other": one.other.name, "words": one.verdict, **one.difference}
+                    for one in comparisons
+                ],
+            }
+            for place, (tuned, comparisons) in enumerate(compared.items())
+        ],
+    }
+
+
+def _tiles(
+    systems: Sequence[System], compared: Mapping[str, Sequence[Comparison]], headline: str
+) -> list[dict[str, str]]:
+    def tile(label: str, value: str, note: str) -> dict[str, str]:
+        return {"label": label, "value": value, "note": note}
+
+    def of(system: System, label: str) -> dict[str, str]:
+        found = system.scores[headline]
+        note = f"{headline}, {words.short(found['low'])}–{words.short(found['high'])}"
+        return tile(label, words.score(found["mean"]), note)
+
+    tiles = []
+    tuned = next((s for s in systems if s.kind == "tuned"), None)
+    baseline = next((s for s in systems if s.kind == "baseline"), None)
+    if tuned is not None:
+        tiles.append(of(tuned, f"{tuned.name}, tuned"))
+        for one in compared[tuned.name]:
+            if one.other.kind == "zero-shot":
+                gap = one.difference
+                tiles.append(of(one.other, f"{one.other.student}, untouched"))
+                tiles.append(
+                    tile(
+                        "paired difference",
+                        words.signed(gap["mean"]),
+                        f"{words.signed(gap['low'])} to {words.signed(gap['high'])}",
+                    )
+                )
+    if baseline is not None:
+        tiles.append(of(baseline, f"best baseline: {baseline.name}"))
+    return tiles
+
+
+def results_figure(
+    benchmark: Benchmark, headline: str, width: float = figures.WIDTH, heading: str = ""
+) -> Any:
+    """Return the interval plot of every system in `headline`, best first."""
+    luck = tables.chance(benchmark, headline)
+    marks = "\n◆ tuned student   ○ untouched student   ● baseline" if heading else ""
+    return figures.intervals(
+        [
+            figures.Row(s.name, kind=s.kind, **s.scores[headline])
+            for s in tables.ordered(benchmark, headline)
+        ],
+        f"{headline}, mean and 95% interval{marks}",
+        None if luck is None else (luck, "chance"),
+        width=width,
+        title=heading,
+    )
+
+
+def _differences(comparisons: Sequence[Comparison], headline: str) -> Any:
+    rows = [
+        figures.Row(f"− {one.other.name}", kind=one.other.kind, **one.difference)
+        for one in comparisons
+    ]
+    return figures.intervals(rows, f"difference of {headline}", (0.0, "equal"), decided=True)
+
+
+def _corpus(evidence: Evidence) -> dict[str, Any]:
+    corpus = evidence.corpus
+    items, reviews, interactions = corpus["items"], corpus["reviews"], corpus["interactions"]
+    linking = corpus.get("linking", {})
+    linked = [
+        (name, show(linking[key]))
+        for key, name, show in (
+            ("level", "linking level", str),
+            ("linked", "reviews linked", words.whole),
+            ("films", "films with linked reviews", words.whole),
+        )
+        if linking.get(key) is not None
+    ]
+    origin = [(str(name), words.shown(value)) for name, value in corpus.get("origin", {}).items()]
+    return {
+        "words": (
+            f"The source {corpus['source']} holds {words.whole(reviews['read'])} reviews; "
+            f"{words.whole(reviews['kept'])} are kept, of {words.whole(items['with_reviews'])} of "
+            f"the {words.whole(items['kept'])} catalogue items. Beside them stand "
+            f"{words.whole(interactions['kept'])} interactions of "
+            f"{words.whole(interactions['users'])} users; "
+            f"{words.whole(interactions['held_out_users'])} users are held out for evaluation."
+        ),
+        "facts": [*linked, *origin],
+        "tables": [
+            {"title": title, "label": "step", "unit": unit, "rows": _kept(part)}
+            for title, unit, part in (
+                ("Reviews kept and dropped", "reviews", reviews),
+                ("Items kept and dropped", "items", items),
+            )
+        ],
+    }
+
+
+def _kept(part: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a table from what was read to what was kept."""
+    total = part["read"]
+    dropped = [(words.reason(key), count) for key, count in part["dropped"].items() if count]
+    return [
+        _row("read", total, total),
+        *(_row(f"− {name}", count, total) for name, count in dropped),
+        _row("kept", part["kept"], total, strong=True),
+    ]
+
+
+def _row(label: str, count: int, total: int, strong: bool = False) -> dict[str, Any]:
+    return {
+        "label": label,
+        "count": count,
+        "share": words.share(count, total),
+        "strong": strong,
+    }
+
+
+def _selection(evidence: Evidence) -> dict[str, Any]:
+    selection, points = evidence.selection, evidence.points
+    seeds, pool = len(evidence.gain), selection["pool"]
+    shown = []
+    if evidence.gain["gain"].abs().sum() > 0:
+        shown.append(
+            _figure(
+                figures.gain(evidence.gain, GAINS.get(selection["method"], "gain")),
+                "gain",
+                "Gain of each pick in order.",
+                "How popular the item of each pick is."
+                if selection["method"] == "popularity"
+                else "What each pick added when it was made. Where the curve has flattened, "
+                "further seeds say little that is new.",
+            )
+        )
+    shown.append(
+        _figure(
+            figures.cluster_shares(
+                *tables.cluster_shares(
+                    selection["pool_per_cluster"], selection["picks_per_cluster"]
+                )
+            ),
+            "clusters",
+            "Share of each cluster in the pool and among the seeds.",
+            "Each cluster's share of the pool (bars) and of the seeds (diamonds). A diamond "
+            "above its bar: the selection prefers that kind of review.",
+        )
+    )
+    sampled = f"{words.whole(len(points))} of " if len(points) < pool else ""
+    shown.append(
+        _figure(
+            figures.cluster_map(points),
+            "map",
+            "Scatter plot of the pool and the seeds on two principal components.",
+            f"The pool ({sampled}{words.whole(pool)} reviews, grey) and the {words.whole(seeds)} "
+            "seeds (coloured by pick) on the pool's first two principal components. Seeds that "
+            "cover the cloud, edges included, are spread; a clump says the opposite.",
+        )
+    )
+    items = selection["distinct_items"]
+    return {
+        "words": (
+            f"{words.whole(seeds)} of {words.whole(pool)} reviews were selected with the method "
+            f"{selection['method']} on the signal {selection['signal']}. They cover "
+            f"{words.whole(items)} of the pool's {words.whole(selection['pool_items'])} items, "
+            f"{seeds / items:.1f} seeds an item on average and "
+            f"{words.whole(selection['most_per_item'])} at most."
+        ),
+        "facts": [
+            ("clusters", words.whole(selection["clusters"])),
+            ("softmax temperature τ", f"{selection['temperature']:.4g}"),
+            ("mean entropy of p, nats", f"{selection['mean_entropy']:.3f}"),
+            ("share of the highest entropy", words.percent(selection["entropy_share"])),
+        ],
+        "figures": shown,
+    }
+
+
+def _synthesis(evidence: Evidence) -> dict[str, Any]:
+    teacher, synthesis = evidence.teacher, evidence.synthesis
+    asked, rate = teacher["requests"], synthesis["hallucination_rate"]
+    reasons = sorted(synthesis["quarantined"].items(), key=lambda pair: (-pair[1], pair[0]))
+    return {
+        "words": (
+            f"Of {words.whole(asked)} requests to the teacher {teacher['model']}, "
+            f"{words.whole(teacher['answered'])} were answered and "
+            f"{words.whole(synthesis['kept'])} became dialogues. They are about "
+            f"{words.whole(synthesis['distinct_items'])} items and recommend "
+            f"{words.whole(synthesis['distinct_targets'])} different ones. A title that is not in "
+            "the catalogue counts as hallucinated and is never a target."
+        ),
+        "facts": [
+            ("teacher", teacher["model"]),
+            ("backend", teacher["backend"]),
+            ("grounding", synthesis["grounding"]),
+            ("recommendations by", synthesis["targets"]),
+            ("titles the teacher listed", words.whole(synthesis["titles_listed"])),
+            ("of them hallucinated", "–" if rate is None else words.percent(rate)),
+            ("tokens read", _known(teacher["tokens"]["input"])),
+            ("tokens written", _known(teacher["tokens"]["output"])),
+            ("cost", "unknown" if teacher["usd"] is None else f"${teacher['usd']:,.2f}"),
+        ],
+        "funnel": [
+            _row("requests", asked, asked),
+            _row("answered", teacher["answered"], asked),
+            _row("kept", synthesis["kept"], asked, strong=True),
+            _row("for training", synthesis["train"], asked),
+            _row("for validation", synthesis["valid"], asked),
+        ],
+        "reasons": [_row(words.reason(key), count, asked) for key, count in reasons if count],
+    }
+
+
+def _known(count: int | None) -> str:
+    return "unknown" if count is None else words.whole(count)
+
+
+def _training(evidence: Evidence) -> dict[str, Any]:
+    shown = []
+    for place, (name, frame) in enumerate(evidence.losses.items()):
+        if frame.empty:
+            continue
+        shown.append(
+            _figure(
+                figures.losses(frame),
+                f"loss-{place}",
+                f"Training and validation loss of {name}.",
+                f"{name}: loss on the assistant's tokens. The model of the lowest validation loss "
+                "(filled) is the one kept; a rising validation curve means overfitting.",
+            )
+        )
+    text = (
+        "Loss is the mean negative log-likelihood of the assistant's tokens; the seeker's words "
+        "are read but not learnt."
+        if shown
+        else "No student was trained in this run."
+    )
+    return {"words": text, "figures": shown}
+
+
+def _examples(evidence: Evidence, count: int) -> dict[str, Any]:
+    texts = dict(zip(evidence.reviews["review_id"], evidence.reviews["text"], strict=True))
+    titles = {
+        item: display_title(title, year)
+        for item, title, year in evidence.items[["item_id", "title", "year"]].to_numpy()
+    }
+    return {
+        "words": (
+            "Training dialogues beside the review each was made of, drawn by a hash of their id, "
+            "not picked by hand."
+        ),
+        "dialogues": [
+            {
+                "title": titles.get(dialogue.item_id, dialogue.item_id),
+                "style": dialogue.style,
+                "review": words.shortened(str(texts.get(dialogue.review_id, "")), REVIEW_CHARS),
+                "messages": [m for m in dialogue.messages if m.role != "system"],
+            }
+            for dialogue in tables.choose_dialogues(evidence.train, count)
+        ],
+        "quarantined": [
+            {
+                "reason": words.reason(record.reason),
+                "detail": words.shortened(record.detail, ANSWER_CHARS),
+                "text": words.shortened(record.text, ANSWER_CHARS),
+            }
+            for record in tables.choose_rejected(evidence.quarantine, count)
+        ],
+    }
+
+
+def _main_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    wanted = (
+        "seed", "students", "tunings", "benchmarks", "embed.encoder", "select.method",
+        "select.signal", "select.budget", "prompt.grounding", "prompt.targets", "teacher.backend",
+        "teacher.model", "finetune.epochs", "evaluate.candidates",
+    )  # fmt: skip
+    every = dict(parameters(settings))
+    return [(name, every[name]) for name in wanted if name in every]
+
+
+def parameters(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Flatten the groups; what names a place on this machine is left out."""
+    rows = []
+    for name, value in settings.items():
+        if isinstance(value, BaseModel):
+            rows += [(f"{name}.{key}", words.shown(v)) for key, v in value]
+        else:
+            rows.append((name, words.shown(value)))
+    # An endpoint may carry a credential or an inner host's name.
+    return [(n, "set" if n == "teacher.base_url" and v else v) for n, v in rows]
+
+
+def _inline(figure: Any, name: str, about: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(figures.svg(figure, name, about))  # noqa: S704 - svg() escapes every text
+
+
+def _figure(figure: Any, name: str, about: str, caption: str) -> dict[str, Any]:
+    return {"svg": _inline(figure, name, about), "caption": caption}

@@ -1,0 +1,254 @@
+"""Numbers put into words, by rule: every sentence of the report follows from the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from seedtalk.reporting.inputs import Benchmark, Evidence
+from seedtalk.reporting.tables import Comparison
+
+REASONS = {  # of ingest and curate, where their keys alone do not say it
+    "below_min_item_ratings": "too few ratings",
+    "no_title": "no title",
+    "same_title_and_year": "title and year seen before",
+    "other_source": "from another source",
+    "no_title_found": "no title found in the text",
+    "ambiguous": "title ambiguous",
+    "film_without_ratings": "of a film without ratings",
+    "item_below_min_item_ratings": "of an item with too few ratings",
+    "held_out_user": "by a held-out user",
+    "duplicate_text": "text seen before",
+    "not_in_sample": "left out by the sample",
+    "failed_request": "the request failed",
+    "unparsable": "not of the form asked for",
+    "no_query": "the seeker does not speak last",
+    "language": "not English",
+    "no_recommendations": "too few titles in the catalogue",
+    "leak": "names a title it recommends",
+    "contaminated": "shares words with an evaluation conversation",
+    "near_duplicate": "near-duplicate of one kept before",
+}
+
+
+def title(
+    evidence: Evidence, compared: Mapping[str, Mapping[str, Sequence[Comparison]]], headline: str
+) -> str:
+    """Return the finding in a line: the first benchmark's best tuned student."""
+    benchmark = evidence.benchmarks[0]
+    if not compared[benchmark.name]:
+        return f"Baselines and untouched students on {benchmark.name}: no student was tuned"
+    comparisons = next(iter(compared[benchmark.name].values()))
+    tuned = comparisons[0].tuned
+    value = tuned.scores[headline]["mean"]
+    own = [c for c in comparisons if c.other.kind == "zero-shot"]
+    if own:
+        before = own[0].other.scores[headline]["mean"]
+        verb = {"ahead": "lifts", "behind": "lowers", "too close to call": "does not clearly move"}
+        change = f"{verb[own[0].verdict]} {tuned.student}"
+        numbers = f"{headline} on {benchmark.name} {score(before)}\u00a0→\u00a0{score(value)}"
+        first = f"Tuning {change}: {numbers}"
+    else:
+        first = f"{tuned.name} reaches {headline} {score(value)} on {benchmark.name}"
+    baselines = [c for c in comparisons if c.other.kind == "baseline"]
+    ahead = [c.other.name for c in baselines if c.verdict == "behind"]
+    if not baselines:
+        return first
+    if not ahead:
+        return f"{first}; no baseline is clearly ahead of it"
+    if len(ahead) <= 2:
+        return f"{first}; {listed(ahead)} {'is' if len(ahead) == 1 else 'are'} still ahead"
+    return f"{first}; {len(ahead)} of {len(baselines)} baselines are still ahead"
+
+
+def verdict(
+    evidence: Evidence, compared: Mapping[str, Mapping[str, Sequence[Comparison]]], headline: str
+) -> list[str]:
+    """Return the finding in paragraphs: the students, then what made them and what it is worth."""
+    paragraphs = []
+    for benchmark in evidence.benchmarks:
+        for comparisons in compared[benchmark.name].values():
+            paragraphs.append(_student_words(benchmark, comparisons, headline))
+        if not compared[benchmark.name]:
+            paragraphs.append(f"On {benchmark.name} no tuned student was evaluated.")
+    paragraphs.append(" ".join([teacher(evidence), *_caveats(evidence, headline)]))
+    return paragraphs
+
+
+def _student_words(benchmark: Benchmark, comparisons: Sequence[Comparison], headline: str) -> str:
+    tuned = comparisons[0].tuned
+    reached = tuned.scores[headline]
+    words = [
+        f"On {benchmark.name}, {tuned.name} reaches {headline} of {score(reached['mean'])} "
+        f"(95% interval {score(reached['low'])} to {score(reached['high'])})."
+    ]
+    for one in comparisons:
+        if one.other.kind == "zero-shot":
+            gap = one.difference
+            change = {
+                "ahead": "the training data helped: the interval excludes zero",
+                "behind": "the training data hurt: the interval excludes zero",
+                "too close to call": "no effect is shown: the interval includes zero",
+            }[one.verdict]
+            words.append(
+                f"Untouched, the same model reaches {score(one.other.scores[headline]['mean'])}; "
+                f"the paired difference is {signed(gap['mean'])} ({signed(gap['low'])} to "
+                f"{signed(gap['high'])}), so {change}."
+            )
+    baselines = [one for one in comparisons if one.other.kind == "baseline"]
+    for wanted, opening in (
+        ("behind", "Clearly ahead of it"),
+        ("too close to call", "Too close to call"),
+        ("ahead", "Clearly behind it"),
+    ):
+        named = [
+            f"{one.other.name} ({signed(-one.difference['mean'])})"
+            for one in baselines
+            if one.verdict == wanted
+        ]
+        if named:
+            words.append(f"{opening}: {listed(named)}.")
+        elif wanted == "behind" and baselines:
+            words.append("No baseline is clearly ahead of it.")
+    return " ".join(words)
+
+
+def teacher(evidence: Evidence) -> str:
+    """Say which teacher and data made the dialogues."""
+    corpus, told, synthesis = evidence.corpus, evidence.teacher, evidence.synthesis
+    words = [
+        f"The {whole(synthesis['train'])} training dialogues were made of "
+        f"{whole(told['requests'])} "
+        f"seeds out of {whole(evidence.selection['pool'])} reviews ({corpus['source']})"
+    ]
+    if told["backend"] == "extractive":
+        words[0] += (
+            " by the extractive teacher, which turns phrases of a review into a request. It "
+            "stands in for a large language model; it is not one."
+        )
+    else:
+        words[0] += (
+            f" by the teacher {told['model']}, a language model ({told['backend']} backend)."
+        )
+    if synthesis["grounding"] == "none":
+        words.append("It did not see the reviews: this is the ungrounded baseline.")
+    words.append(
+        {
+            "collaborative": "The recommendations in them come from what the same users liked.",
+            "teacher": "The recommendations in them are the teacher's, linked to the catalogue.",
+            "both": "The recommendations in them are the teacher's, linked to the catalogue, then "
+            "what the same users liked.",
+        }[synthesis["targets"]]
+    )
+    return " ".join(words)
+
+
+def _caveats(evidence: Evidence, headline: str) -> list[str]:
+    words = []
+    if any(benchmark.name == "likes" for benchmark in evidence.benchmarks):
+        words.append(
+            "The benchmark likes is a proxy: plain requests that name items which held-out users "
+            "liked, not conversations between people."
+        )
+    sampled = sorted({b.protocol["candidates"] for b in evidence.benchmarks} - {0})
+    if sampled:
+        words.append(
+            f"Each query ranks {listed([whole(n) for n in sampled])} candidates, its targets among "
+            "items drawn at random. That is easier than ranking the whole catalogue: compare "
+            "these numbers only with each other."
+        )
+    idle = [b.name for b in evidence.benchmarks if _copies_nothing(b, headline)]
+    if idle:
+        where = "here" if len(idle) == len(evidence.benchmarks) else f"on {listed(idle)}"
+        words.append(
+            f"copy-context has nothing to copy {where}: named items are no candidates, so it "
+            "ranks by chance."
+        )
+    return words
+
+
+def _copies_nothing(benchmark: Benchmark, headline: str) -> bool:
+    """Return whether copy-context scores as `random` does, within the interval of that."""
+    scores = {system.name: system.scores[headline] for system in benchmark.systems}
+    if "copy-context" not in scores or "random" not in scores:
+        return False
+    floor = scores["random"]
+    return floor["low"] <= scores["copy-context"]["mean"] <= floor["high"]
+
+
+def protocol(benchmark: Benchmark) -> str:
+    """Say what was asked and what was ranked."""
+    protocol = benchmark.protocol
+    asked = (
+        f"{whole(protocol['queries'])} queries in {whole(protocol['conversations'])} "
+        "conversations; "
+    )
+    if protocol["candidates"]:
+        ranked = (
+            f"each ranks {whole(protocol['candidates'])} items: its targets and others drawn at "
+            "random from the catalogue, without those mentioned or seen."
+        )
+    else:
+        ranked = "each ranks the whole catalogue without items mentioned or seen."
+    return asked + ranked
+
+
+def reason(key: str) -> str:
+    """Return why something was dropped or quarantined, in words."""
+    return REASONS.get(key, key.replace("_", " "))
+
+
+def share(part: int, of: int) -> float:
+    """Return `part` of `of`, 0 where there is nothing."""
+    return part / of if of else 0.0
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def shortened(text: str, limit: int) -> str:
+    """Cut `text` at a word's end before `limit` characters, and say so with an ellipsis."""
+    flat = " ".join(text.split())
+    if len(flat) <= limit:
+        return flat
+    return flat[: limit - 1].rsplit(" ", 1)[0].rstrip(".,;:!?-– ") + " …"
+
+
+def score(value: float) -> str:
+    """Format a score: ``0.550``."""
+    return f"{value:.3f}"
+
+
+def short(value: float) -> str:
+    """Format an end of an interval: ``0.57``."""
+    return f"{value:.2f}"
+
+
+def signed(value: float) -> str:
+    """Format a difference, with its sign: ``+0.283``, ``−0.020``."""
+    text = f"{value:+.3f}".replace("-", "−")
+    return "0.000" if text[1:] == "0.000" else text
+
+
+def whole(value: float) -> str:
+    """Format a count: ``2,502``."""
+    return f"{value:,.0f}"
+
+
+def percent(value: float) -> str:
+    """Format a share: ``12.5%``."""
+    if 0 < value < 0.0005:
+        return "<0.1%"
+    return f"{100 * value:.1f}%"
+
+
+def shown(value: Any) -> str:
+    """Return a parameter as text; of an absolute path, only its last part."""
+    if isinstance(value, tuple | list):
+        return ", ".join(shown(one) for one in value)
+    if isinstance(value, str | PurePath) and PurePath(value).is_absolute():
+        return f"…/{PurePath(value).name}"
+    return str(value)

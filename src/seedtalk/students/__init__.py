@@ -1,0 +1,1 @@
+"""Students: small chat models that learn to recommend, and how they are read, taught and asked."""

@@ -1,0 +1,505 @@
+"""Fine-tune a student on dialogues: LoRA or full, on the assistant's tokens only, resumable."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from seedtalk.errors import InputError, RunError
+from seedtalk.params import Finetune, Tuning
+from seedtalk.progress import Bar, bar
+from seedtalk.records import Dialogue, atomic_dir, sha256_text, write_json
+from seedtalk.students.loading import (
+    Manifest,
+    check_precision,
+    device,
+    load_base,
+    quiet,
+    save_whole,
+    write_manifest,
+)
+from seedtalk.students.templates import IGNORED, encode_example, format_answer, parse_answer
+
+POOL = 8  # batches that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of the training history; a loss that was not taken at the step is None."""
+
+    step: int
+    epoch: float
+    loss: float | None  # mean over the labelled tokens since the last row, in nats
+    eval_loss: float | None  # the same over the valid dialogues
+
+
+@dataclass(frozen=True)
+class History:
+    """How a fine-tuning went."""
+
+    steps: list[Step]
+    train_examples: int
+    valid_examples: int
+    skipped: int  # dialogues whose answer alone is over finetune.max_length
+
+    @property
+    def best(self) -> float | None:
+        """The lowest validation loss, which is that of the saved weights."""
+        return min((s.eval_loss for s in self.steps if s.eval_loss is not None), default=None)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the fields of each step as text, empty where unknown, for a CSV file."""
+        return [
+            tuple("" if value is None else f"{value:.6g}" for value in astuple(step))
+            for step in self.steps
+        ]
+
+
+def zero_shot(base: str, out: Path) -> History:
+    """Write the student that is left as it is: a manifest and nothing more."""
+    with atomic_dir(out) as folder:
+        write_manifest(folder, Manifest(base=base, tuning="zero-shot"))
+    return History([], 0, 0, 0)
+
+
+def finetune(
+    train: Sequence[Dialogue],
+    valid: Sequence[Dialogue],
+    base: str,
+    params: Finetune,
+    tuning: Tuning,
+    seed: int,
+    out: Path,
+    *,
+    cache_dir: Path,
+    on_step: Callable[[Step], None] | None = None,
+) -> History:
+    """Teach a student the dialogues and write the weights with the lowest validation loss.
+
+    The loss is the mean cross-entropy over the assistant's tokens. Examples of like length
+    share a batch; the order depends on the seed and the dialogues alone. A list of titles is a
+    set, and what a student would name first is what it is scored by: with ``answer_titles`` some
+    titles are drawn anew at every pass, in a drawn order. At every look at the
+    validation loss a checkpoint is kept under ``<cache_dir>/checkpoints/``, so that a killed run
+    goes on from its last look and ends in the same weights.
+
+    Parameters
+    ----------
+    train, valid
+        Dialogues to learn from and to stop by.
+    base
+        The student, as for `loading.load_base`.
+    params
+        The group ``finetune`` of the parameters.
+    tuning
+        ``lora``, ``full``, or ``zero-shot``, which trains nothing.
+    seed
+        Of the order, the adapter's first weights and dropout.
+    out
+        Folder to write: ``student.json`` beside the adapter or the full weights.
+    cache_dir
+        As for `loading.load_base`.
+    on_step
+        Called with every row of the history as it is made.
+
+    Returns
+    -------
+    History
+        Losses and counts.
+
+    Raises
+    ------
+    InputError
+        When no dialogue of a split fits ``finetune.max_length``, a split is empty, or the
+        device does not support the precision.
+    RunError
+        When the loss is no longer finite, or memory runs out.
+    """
+    if tuning == "zero-shot":
+        return zero_shot(base, out)
+    import torch
+    from filelock import FileLock
+    from transformers import set_seed
+
+    check_precision(params.precision)
+    # The weights stay in fp32 while they learn; bf16 is what the products are computed in.
+    model, tokenizer = load_base(base, cache_dir=cache_dir)
+    digest = _digest(train, valid, model, params, tuning, seed)
+    checkpoints = (cache_dir / "checkpoints" / digest).resolve()
+    told, taught, skipped = _examples(tokenizer, train, params.max_length, "train")
+    asked, checked, more = _examples(tokenizer, valid, params.max_length, "valid")
+    order = batch_order(
+        [len(e["input_ids"]) for e in taught],
+        batch=params.batch_size * params.gradient_accumulation,
+        examples=max(1, round(params.epochs * len(taught))),
+        seed=seed,
+    )
+    passes = [taught[i] for i in order]
+    if params.answer_titles:
+        drawn = functools.partial(
+            _drawn, tokenizer, params=params, chance=random.Random(f"answers-{seed}")
+        )
+        passes = [drawn(told[i], taught[i]) for i in order]
+        checked = [drawn(m, example) for m, example in zip(asked, checked, strict=True)]
+    set_seed(seed)
+    if tuning == "lora":
+        with quiet():
+            model = _with_adapter(model, params)
+    else:
+        model.requires_grad_(True)
+    total = math.ceil(len(order) / (params.batch_size * params.gradient_accumulation))
+    watch = _Watch(len(order) / len(taught) / total, params.patience, on_step)
+    lock = cache_dir / "locks" / digest
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    # Two experiments that differ further down may learn the same thing at the same time.
+    with FileLock(lock):
+        try:
+            with bar(f"fine-tuning {base}", total) as shown, quiet():
+                trainer = _trainer(
+                    model, tokenizer, passes, checked, params, total, seed,
+                    checkpoints, [*_callbacks(watch, shown)],
+                )  # fmt: skip
+                last = _last_checkpoint(checkpoints)
+                trainer.train(resume_from_checkpoint=str(last) if last else None)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                "out of GPU memory; lower finetune.batch_size or finetune.max_length"
+            ) from error
+        with atomic_dir(out) as folder:
+            if tuning == "lora":
+                _save_adapter(trainer.model, folder, base)
+            else:
+                save_whole(trainer.model, tokenizer, folder, base)
+        shutil.rmtree(checkpoints)
+    logs = trainer.state.log_history
+    if watch.stops(logs):  # a run resumed after its stop has made a step more
+        logs = logs[: 1 + max(i for i, log in enumerate(logs) if "eval_loss" in log)]
+    return History(
+        _history(logs, watch.epochs_per_step),
+        len(taught), len(checked), skipped + more,
+    )  # fmt: skip
+
+
+def batch_order(lengths: Sequence[int], *, batch: int, examples: int, seed: int) -> list[int]:
+    """Return the order in which examples are learnt, so that each batch holds like lengths.
+
+    Whole shuffled passes follow one another until there are `examples`. Within pools of `POOL`
+    batches the examples are sorted by length and the batches shuffled, so that little is padded
+    and lengths still come mixed.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each example.
+    batch
+        Examples of one step of the optimizer.
+    examples
+        Length of the order; more than ``len(lengths)`` repeats, less leaves some out.
+    seed
+        Of the shuffles.
+
+    Returns
+    -------
+    list of int
+        Indices into `lengths`.
+    """
+    chance = random.Random(seed)
+    passes: list[int] = []
+    while len(passes) < examples:
+        once = list(range(len(lengths)))
+        chance.shuffle(once)
+        passes += once
+    order: list[int] = []
+    for start in range(0, examples, POOL * batch):
+        pool = passes[start : min(start + POOL * batch, examples)]
+        pool.sort(key=lambda i: lengths[i])
+        full = len(pool) - len(pool) % batch
+        batches = [pool[i : i + batch] for i in range(0, full, batch)]
+        chance.shuffle(batches)
+        # A short batch can only be the last of all.
+        order += [index for part in batches for index in part] + pool[full:]
+    return order
+
+
+def _digest(
+    train: Sequence[Dialogue],
+    valid: Sequence[Dialogue],
+    model: Any,
+    params: Finetune,
+    tuning: Tuning,
+    seed: int,
+) -> str:
+    """Return a name for what is learnt by which weights and how."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.float().cpu().numpy().tobytes())
+    told = [d.model_dump_json() for part in (train, valid) for d in part]
+    return sha256_text(
+        [weights.hexdigest(), tuning, str(seed), params.model_dump_json(), str(len(train)), *told]
+    )
+
+
+def _examples(
+    tokenizer: Any, dialogues: Sequence[Dialogue], max_length: int, split: str
+) -> tuple[list[list[dict[str, str]]], list[dict[str, list[int]]], int]:
+    """Return the conversations that fit, what they become, and how many do not fit."""
+    if not dialogues:
+        mend = "raise select.budget" if split == "train" else "raise curate.valid_fraction"
+        raise InputError(f"{split}.jsonl: no dialogues to fine-tune on; {mend}")
+    told = [[message.model_dump() for message in dialogue.messages] for dialogue in dialogues]
+    encoded = [encode_example(tokenizer, messages, max_length) for messages in told]
+    pairs = [(m, example) for m, example in zip(told, encoded, strict=True) if example is not None]
+    if not pairs:
+        raise InputError(
+            f"{split}.jsonl: every answer is longer than finetune.max_length={max_length} tokens; "
+            "raise it"
+        )
+    return [m for m, _ in pairs], [example for _, example in pairs], len(told) - len(pairs)
+
+
+def _drawn(
+    tokenizer: Any,
+    told: list[dict[str, str]],
+    example: dict[str, list[int]],
+    *,
+    params: Finetune,
+    chance: random.Random,
+) -> dict[str, list[int]]:
+    """Return an example anew, its last answer `params.answer_titles` titles drawn of the list."""
+    titles = parse_answer(told[-1]["content"])
+    if format_answer(titles) != told[-1]["content"]:
+        return example  # no bare list
+    kept = chance.sample(titles, min(params.answer_titles, len(titles)))
+    messages = [*told[:-1], {**told[-1], "content": format_answer(kept)}]
+    return encode_example(tokenizer, messages, params.max_length) or example
+
+
+def _with_adapter(model: Any, params: Finetune) -> Any:
+    """Wrap `model` so that every linear layer of its top blocks learns a low-rank change."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    depth = model.config.get_text_config().num_hidden_layers
+    name, blocks = next(
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth
+    )
+    linear = {
+        path.rsplit(".", 1)[-1]
+        for path, module in blocks.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    count = min(params.lora_layers or depth, depth)
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=params.lora_r,
+            lora_alpha=params.lora_alpha,
+            lora_dropout=params.lora_dropout,
+            target_modules=sorted(linear),
+            layers_to_transform=list(range(depth - count, depth)),
+            layers_pattern=name.rsplit(".", 1)[-1],
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def _trainer(
+    model: Any,
+    tokenizer: Any,
+    ordered: list[dict[str, list[int]]],
+    checked: list[dict[str, list[int]]],
+    params: Finetune,
+    total: int,
+    seed: int,
+    checkpoints: Path,
+    callbacks: list[Any],
+) -> Any:
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class LabelledTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
+        """Runs the language-model head on labelled positions only.
+
+        The head is a third of a small student's work and most positions are the prompt's. The
+        logged loss is that of the stock trainer.
+        """
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, Any],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            bare = self.accelerator.unwrap_model(model)
+            bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+            if return_outputs or not _plain_head(bare):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            targets = inputs["labels"][:, 1:]
+            kept = targets != IGNORED
+            with self.accelerator.autocast():
+                # Padding is on the right, where a causal model never looks: no mask is needed.
+                hidden = bare.get_decoder()(input_ids=inputs["input_ids"], use_cache=False)
+                logits = bare.get_output_embeddings()(hidden.last_hidden_state[:, :-1][kept])
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets[kept], reduction="sum")
+            return loss / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    look = max(1, math.ceil(total / params.evaluations))
+    trainer = LabelledTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(ordered),
+        eval_dataset=Dataset.from_list(checked),
+        callbacks=callbacks,
+        args=SFTConfig(
+            output_dir=str(checkpoints),
+            num_train_epochs=1,  # the order holds every pass
+            train_sampling_strategy="sequential",
+            per_device_train_batch_size=params.batch_size,
+            per_device_eval_batch_size=params.batch_size,
+            gradient_accumulation_steps=params.gradient_accumulation,
+            learning_rate=params.learning_rate,
+            warmup_steps=min(params.warmup_steps, total // 2),
+            bf16=params.precision == "bf16",
+            activation_checkpointing=False,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            eval_strategy="steps",
+            eval_steps=look,
+            save_strategy="steps",
+            save_steps=look,
+            save_total_limit=1,  # the best one stays beside it
+            load_best_model_at_end=True,
+            metric_for_best_model="eval_loss",
+            greater_is_better=False,
+            prediction_loss_only=True,
+            logging_steps=max(1, total // 100),
+            logging_nan_inf_filter=False,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=device() == "cuda",
+            use_cpu=device() == "cpu",
+            seed=seed,
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _plain_head(model: Any) -> bool:
+    """Return whether logits are the head's product alone: some models cap or scale them."""
+    config = model.config.get_text_config()
+    extras = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_router_logits")
+    return not any(getattr(config, name, None) for name in extras)
+
+
+class _Watch:
+    """Hands rows on as they are logged, and says when the validation loss has stopped falling."""
+
+    def __init__(
+        self, epochs_per_step: float, patience: int, on_step: Callable[[Step], None] | None
+    ) -> None:
+        self.epochs_per_step = epochs_per_step
+        self._patience = patience
+        self._on_step = on_step
+
+    def logged(self, log: dict[str, Any]) -> None:
+        """Hand on what the trainer has just logged.
+
+        Raises
+        ------
+        RunError
+            When a loss is not finite.
+        """
+        for step in _history([log], self.epochs_per_step):
+            for loss in (step.loss, step.eval_loss):
+                if loss is not None and not math.isfinite(loss):
+                    raise RunError(
+                        f"the loss is {loss} at step {step.step}; lower finetune.learning_rate"
+                    )
+            if self._on_step:
+                self._on_step(step)
+
+    def stops(self, log_history: Sequence[dict[str, Any]]) -> bool:
+        """Return whether the last `patience` looks have brought no better loss."""
+        losses = [log["eval_loss"] for log in log_history if "eval_loss" in log]
+        return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self._patience
+
+
+def _callbacks(watch: _Watch, shown: Bar) -> list[Any]:
+    from transformers import TrainerCallback
+
+    class Follow(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """Stopping reads the trainer's own history, which a checkpoint restores."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            shown.advance(state.global_step)
+            # Killed after it had stopped: one step more and the best weights are loaded again.
+            control.should_training_stop |= watch.stops(state.log_history)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            shown.advance()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
+            watch.logged({**logs, "step": state.global_step})
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop |= watch.stops(state.log_history)
+
+    return [Follow()]
+
+
+def _history(log_history: Sequence[dict[str, Any]], epochs_per_step: float) -> list[Step]:
+    """Return one row a step: what the trainer logged of the loss and the validation loss."""
+    rows: dict[int, dict[str, Any]] = {}
+    for log in log_history:
+        found: dict[str, Any] = {k: log[k] for k in ("loss", "eval_loss") if k in log}
+        if found:
+            rows.setdefault(log["step"], {}).update(found)
+    return [
+        Step(step, round(step * epochs_per_step, 4), row.get("loss"), row.get("eval_loss"))
+        for step, row in sorted(rows.items())
+    ]
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint; the trainer's state is what it writes last."""
+
+    def whole(path: Path) -> bool:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return True
+
+    found = {int(p.name.rpartition("-")[2]): p for p in folder.glob("checkpoint-*") if whole(p)}
+    return found[max(found)] if found else None
+
+
+def _save_adapter(model: Any, folder: Path, base: str) -> None:
+    """Write adapter and manifest with nothing of this machine in them."""
+    model.peft_config["default"].base_model_name_or_path = base
+    with quiet():
+        model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's unfilled model card
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set
+    write_json(path, dict(sorted(config.items())))
+    write_manifest(folder, Manifest(base=base, tuning="lora"))
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors writes for its owner only

@@ -1,0 +1,604 @@
+"""MLflow: runs of fine-tuning and the registry of students. No other module imports it.
+
+The store is ``<root>/mlflow.db`` with artifacts under ``<root>/mlruns``, or whatever
+``MLFLOW_TRACKING_URI`` names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import re
+import subprocess
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seedtalk.errors import InputError, RunError
+from seedtalk.params import Params, Register
+from seedtalk.records import read_json, sha256_file, sha256_text
+
+EXPERIMENT = "seedtalk"
+DVC_VARIABLES = ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE")
+# What tells runs and versions apart from one another; kept as their tags.
+DIGEST, STUDENT, DATASET = "seedtalk.digest", "seedtalk.student", "seedtalk.dataset_md5"
+METRIC, VALUE, QUERIES = "seedtalk.metric", "seedtalk.value", "seedtalk.queries"
+TOLERANCE = 1e-4  # of logits, relative to the largest; two readings of the same weights agree
+PROBES = (
+    [{"role": "user", "content": "I loved Heat and Fargo. What should I watch next?"}],
+    [
+        {"role": "user", "content": "Something quiet for a rainy evening, please."},
+        {"role": "assistant", "content": "1. Paris, Texas (1984)"},
+        {"role": "user", "content": "Seen it. Another one?"},
+    ],
+)
+SERVED_WITH = ("torch", "transformers", "accelerate")  # to serve a registered student
+
+
+class Run:
+    """An open run: what it logs goes to MLflow at once."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+
+    def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
+        """Log the values that are known, ``recall@5`` as ``recall_at_5``: MLflow takes no @."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        found = [
+            Metric(_plain(name), float(value), now, step)
+            for name, value in values.items()
+            if value is not None
+        ]
+        if found:
+            self._client.log_batch(self._run_id, metrics=found)
+
+    def student(self, folder: Path) -> None:
+        """Tag the run with the digest of a student and keep its adapter."""
+        self._client.set_tag(self._run_id, DIGEST, student_digest(folder))
+        for name in ("student.json", "adapter_config.json", "adapter_model.safetensors"):
+            if (folder / name).is_file():
+                self._client.log_artifact(self._run_id, str(folder / name), "student")
+
+    def file(self, path: Path) -> None:
+        """Keep a file with the run."""
+        self._client.log_artifact(self._run_id, str(path))
+
+
+def init(root: Path) -> str:
+    """Make the store and the experiment where they are missing; return the store's URI.
+
+    Raises
+    ------
+    RunError
+        When the store does not answer or is of another MLflow version.
+    """
+    uri, _ = _experiment(root)
+    return uri
+
+
+@contextmanager
+def run(
+    root: Path, student: str, params: Params, *, dataset: Path | None = None
+) -> Generator[Run, None, None]:
+    """Open an MLflow run for a fine-tuning; it ends as finished or, on an error, as failed.
+
+    Parameters
+    ----------
+    root
+        Workspace that holds the store.
+    student
+        ``<student>-<tuning>``, the run's name.
+    params
+        Logged in full, one MLflow parameter a key.
+    dataset
+        The training dialogues; their md5 (as DVC has it) becomes a tag.
+
+    Raises
+    ------
+    RunError
+        When the store does not answer.
+    """
+    with _answering():
+        _, experiment = _experiment(root)
+        client = _client()
+        opened = client.create_run(
+            experiment, run_name=student, tags=_tags(root, student, dataset)
+        ).info.run_id
+    status = "FAILED"
+    try:
+        with _answering():
+            _log_params(client, opened, params)
+            yield Run(client, opened)
+        status = "FINISHED"
+    finally:
+        client.set_terminated(opened, status)
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What `sync` added to the store."""
+
+    runs: int
+    registered: dict[str, Any] | None  # the verdict of `register`, where it had to be repeated
+
+
+def sync(root: Path, params: Params, cache_dir: Path) -> Synced:
+    """Bring MLflow up to date with the workspace.
+
+    A stage that DVC takes from its run cache makes no run and registers nothing. Every student
+    under ``models/`` without a run gets one from its training history; every student's run gets
+    its evaluation's means. Where ``results/registry.json`` names the student of `params` as the
+    alias's holder and the registry has no holder, the student is registered again, through the
+    same gate. Safe to repeat.
+
+    Parameters
+    ----------
+    root
+        Workspace that holds the store.
+    params
+        Logged with the runs; the group ``register`` says what is registered.
+    cache_dir
+        As for `students.loading.load_student`.
+
+    Raises
+    ------
+    InputError
+        When a history, an evaluation or ``results/registry.json`` is unreadable.
+    RunError
+        When the store does not answer.
+    """
+    return Synced(_sync_runs(root, params), _sync_champion(root, params.register_, cache_dir))
+
+
+def _sync_runs(root: Path, params: Params) -> int:
+    """Add the runs and means that are missing; return how many runs were made."""
+    made = 0
+    dialogues = root / "artifacts" / "dialogues" / "train.jsonl"
+    for manifest in sorted((root / "models").glob("*/student.json")):
+        folder = manifest.parent
+        with _answering():
+            _, experiment = _experiment(root)
+            known = _run_of(experiment, folder)
+        history = root / "results" / "train" / f"{folder.name}.csv"
+        if known is None:
+            with run(
+                root, folder.name, params, dataset=dialogues if dialogues.is_file() else None
+            ) as opened:
+                for row in _read_history(history):
+                    opened.metrics({k: row[k] for k in ("loss", "eval_loss")}, int(row["step"]))
+                opened.student(folder)
+                if history.is_file():
+                    opened.file(history)
+            made += 1
+        with _answering():
+            found = known or _run_of(experiment, folder)
+            if found is None:  # removed by someone else in the meantime
+                continue
+            logged = _client().get_run(found).data.metrics
+            for path in sorted((root / "results" / "eval").glob(f"{folder.name}-*.json")):
+                means = _means(path, folder.name)
+                new = {k: v for k, v in means.items() if logged.get(_plain(k)) != v}
+                Run(_client(), found).metrics(new)
+    return made
+
+
+def _sync_champion(root: Path, options: Register, cache_dir: Path) -> dict[str, Any] | None:
+    """Register the student again if it is said to hold the alias and none does."""
+    path = root / "results" / "registry.json"
+    folder = root / "models" / options.student
+    evaluation = root / "results" / "eval" / f"{options.student}-{options.benchmark}.json"
+    # A run that is incomplete, or of other parameters, is for `dvc repro` to mend.
+    if not all(part.is_file() for part in (path, folder / "student.json", evaluation)):
+        return None
+    told = read_json(path)
+    if not isinstance(told, dict):
+        raise InputError(f"{path}: expected an object; run `dvc repro -sf register`")
+    same = ("model", "student", "alias", "benchmark", "metric")
+    if not told.get("champion") or any(told.get(k) != getattr(options, k) for k in same):
+        return None
+    with _answering():
+        _experiment(root)
+        if _holder(_client(), options.model, options.alias) is not None:
+            return None
+    return register(root, folder, evaluation, options, cache_dir=cache_dir)
+
+
+def student_digest(folder: Path) -> str:
+    """Return the digest of a student's folder: names and bytes of its files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return sha256_text(
+        [part for f in files for part in (f.relative_to(folder).as_posix(), sha256_file(f))]
+    )
+
+
+def register(
+    root: Path, folder: Path, evaluation: Path, options: Register, *, cache_dir: Path
+) -> dict[str, Any]:
+    """Register a student and move the alias to it if it passes the gate.
+
+    The merged student becomes a version of the registered model, once: the same weights are the
+    same version. The gate has two parts. Read back from the registry the version must give the
+    student's logits; and its metric must not be worse than that of the alias's holder on the
+    same queries. What is not comparable does not pass.
+
+    Parameters
+    ----------
+    root
+        Workspace that holds the store.
+    folder
+        The student, ``models/<student>-<tuning>``.
+    evaluation
+        Its scores on the benchmark, ``results/eval/<student>-<tuning>-<benchmark>.json``.
+    options
+        The group ``register`` of the parameters.
+    cache_dir
+        As for `students.loading.load_student`.
+
+    Returns
+    -------
+    dict
+        The verdict, as in ``results/registry.json``: model, version, alias, whether the alias
+        points at the version (``champion``) and whether it was moved, metric and values, and the
+        outcome and reason of each part of the gate.
+
+    Raises
+    ------
+    InputError
+        When the student or its score is missing.
+    RunError
+        When the store does not answer.
+    """
+    value, queries = _score(evaluation, options)
+    digest = student_digest(folder)
+    with _answering():
+        _, experiment = _experiment(root)
+        client = _client()
+        version = _version_of(client, options.model, digest)
+        if version is None:
+            version = _log_version(root, experiment, folder, digest, options, cache_dir)
+        same_logits = _reloads(folder, options.model, version, cache_dir)
+        holder = _holder(client, options.model, options.alias)
+        reload_gate = {
+            "passed": same_logits,
+            "reason": f"version {version} read back from the registry "
+            + ("gives" if same_logits else "does not give")
+            + " the logits of the student",
+        }
+        metric_gate = _compare(holder, version, value, queries, options)
+        passed = reload_gate["passed"] and metric_gate["passed"]
+        for tag, told in (
+            (STUDENT, options.student),
+            (METRIC, options.metric),
+            (VALUE, repr(value)),
+            (QUERIES, queries),
+        ):
+            client.set_model_version_tag(options.model, version, tag, told)
+        held = holder is not None and str(holder.version) == version
+        if passed and not held:
+            client.set_registered_model_alias(options.model, options.alias, version)
+    return {
+        "model": options.model,
+        "version": int(version),
+        "student": options.student,
+        "alias": options.alias,
+        "champion": passed or held,
+        "moved": passed and not held,
+        "benchmark": options.benchmark,
+        "metric": options.metric,
+        "value": value,
+        "gate": {"reload": reload_gate, "metric": metric_gate},
+    }
+
+
+def champion(root: Path, model: str, alias: str) -> Path:
+    """Return a local folder with the student that `alias` points at, for `load_student`.
+
+    Raises
+    ------
+    InputError
+        When no version of the model has the alias.
+    RunError
+        When the store does not answer.
+    """
+    with _answering():
+        _experiment(root)
+        holder = _holder(_client(), model, alias)
+        if holder is None:
+            raise InputError(
+                f"the registry has no {model}@{alias}: run `seedtalk sync`; if there is none "
+                "after it, `dvc repro -sf register` puts a student up"
+            )
+        import mlflow
+
+        local = mlflow.artifacts.download_artifacts(f"models:/{model}/{holder.version}")
+    return Path(local)
+
+
+def _plain(name: str) -> str:
+    return name.replace("@", "_at_")
+
+
+def _mlflow() -> Any:
+    """Import MLflow, quiet, without telemetry, and unable to unpickle."""
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow
+
+
+def _experiment(root: Path) -> tuple[str, str]:
+    """Return the URI of the store and the id of the experiment, both made if missing."""
+    from filelock import FileLock
+
+    mlflow = _mlflow()
+    remote = os.environ.get("MLFLOW_TRACKING_URI")
+    root = root.resolve()
+    uri = remote or f"sqlite:///{(root / 'mlflow.db').as_posix()}"
+    mlflow.set_tracking_uri(uri)
+    (root / ".cache").mkdir(parents=True, exist_ok=True)
+    with _answering(), FileLock(root / ".cache" / "mlflow.lock"):  # first migrations race
+        try:
+            client = _client()
+        except OSError as error:
+            raise RunError(_public(f"MLflow's store {uri} failed: {error}")) from error
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return uri, found.experiment_id
+        # A relative place would be bound to today's working directory.
+        place = None if remote else (root / "mlruns").as_uri()
+        return uri, client.create_experiment(EXPERIMENT, artifact_location=place)
+
+
+def _client() -> Any:
+    return _mlflow().MlflowClient()
+
+
+@contextmanager
+def _answering() -> Generator[None, None, None]:
+    """Turn the faults of the store into one clear message."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    mlflow = _mlflow()
+    try:
+        yield
+    except (mlflow.exceptions.MlflowException, SQLAlchemyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            _public(f"MLflow's store {mlflow.get_tracking_uri()} failed: {reason}")
+            + "; check MLFLOW_TRACKING_URI, or move mlflow.db away to begin a new one"
+        ) from error
+
+
+def _public(text: str) -> str:
+    """Take user, password and query out of every address in `text`."""
+    return re.sub(r"(://[^\s?]*)\?[^\s;]+", r"\1", re.sub(r"://[^/\s]*@", "://***@", text))
+
+
+def _tags(root: Path, student: str, dataset: Path | None) -> dict[str, str]:
+    tags = {name: os.environ[name] for name in DVC_VARIABLES if os.environ.get(name)}
+    tags[STUDENT] = student
+    if dataset is not None:
+        with dataset.open("rb") as file:
+            # DVC's own digest of the file, not a safeguard.
+            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+        tags[DATASET] = md5.hexdigest()
+    if revision := _git(root, "rev-parse", "HEAD"):
+        tags["git.revision"] = revision
+        tags["git.dirty"] = str(bool(_git(root, "status", "--porcelain"))).lower()
+    return tags
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed arguments
+            ["git", *arguments],  # noqa: S607
+            cwd=root, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _log_params(client: Any, run_id: str, params: Params) -> None:
+    from mlflow.entities import Param
+
+    flat = _flatten(params.model_dump(mode="json", by_alias=True))
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _run_of(experiment: str, folder: Path) -> str | None:
+    """Return the id of the newest finished run that made the student in `folder`."""
+    found = _client().search_runs(
+        [experiment],
+        f"tags.`{DIGEST}` = '{student_digest(folder)}' and tags.`{STUDENT}` = '{folder.name}' "
+        "and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return found[0].info.run_id if found else None
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    import pandas as pd
+
+    if not path.is_file():
+        return []
+    try:
+        frame = pd.read_csv(path)
+        rows = frame[["step", "loss", "eval_loss"]].to_dict("records")
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a training history ({error}); run `dvc repro`") from error
+    return [{str(k): None if math.isnan(v) else v for k, v in row.items()} for row in rows]
+
+
+def _means(path: Path, student: str) -> dict[str, float]:
+    """Return ``<benchmark>.<metric>`` to mean of a student's evaluation."""
+    found = read_json(path)
+    try:
+        scores = found["systems"].get(student, {})
+        return {f"{found['benchmark']}.{name}": scores[name]["mean"] for name in scores}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not an evaluation ({error}); run `dvc repro evaluate`"
+        ) from error
+
+
+def _score(path: Path, options: Register) -> tuple[float, str]:
+    """Return the student's metric and the digest of the queries it was taken on."""
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; register.student must be one of the run's students-tunings "
+            "and register.benchmark one of its benchmarks"
+        )
+    found = read_json(path)
+    try:
+        value = float(found["systems"][options.student][options.metric]["mean"])
+        return value, sha256_text([found["benchmark"], found["digest"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: no {options.metric} of {options.student}; run `dvc repro evaluate`"
+        ) from error
+
+
+def _version_of(client: Any, model: str, digest: str) -> str | None:
+    """Return the version that already holds these weights, or None."""
+    found = client.search_model_versions(f"name = '{model}' and tags.`{DIGEST}` = '{digest}'")
+    return max((str(v.version) for v in found), key=int, default=None)
+
+
+def _log_version(
+    root: Path, experiment: str, folder: Path, digest: str, options: Register, cache_dir: Path
+) -> str:
+    """Log the merged student as a new version: one model, no adapter whose base may move."""
+    import mlflow.transformers
+
+    from seedtalk.students.loading import load_student, quiet, read_manifest
+
+    run_id = _run_of(experiment, folder)
+    model, tokenizer = load_student(folder, cache_dir=cache_dir)
+    # MLflow records the name: what the student came from, not where it lies here. The spaces
+    # keep it from being taken for a hub id, whose card MLflow would try to fetch.
+    model.name_or_path = tokenizer.name_or_path = f"student of {read_manifest(folder).base}"
+    with (
+        mlflow.start_run(
+            run_id=run_id,
+            experiment_id=experiment,
+            run_name=None if run_id else options.student,
+            tags=None if run_id else _tags(root, options.student, None),
+        ),
+        quiet(),
+    ):
+        logged = mlflow.transformers.log_model(
+            transformers_model={"model": model, "tokenizer": tokenizer},
+            name="student",
+            task="llm/v1/chat",
+            pip_requirements=list(SERVED_WITH),
+        )
+    client = _client()
+    if not client.search_registered_models(f"name = '{options.model}'"):
+        client.create_registered_model(options.model)
+    made = client.create_model_version(
+        options.model,
+        source=logged.model_uri,
+        run_id=logged.run_id,
+        model_id=logged.model_id,
+        tags={DIGEST: digest},
+    )
+    return str(made.version)
+
+
+def _reloads(folder: Path, model: str, version: str, cache_dir: Path) -> bool:
+    """Return whether the version read back gives the student's logits."""
+    import mlflow.transformers
+    import torch
+
+    from seedtalk.students.loading import load_student, quiet
+
+    uri = f"models:/{model}/{version}"
+    expected = _logits(*load_student(folder, cache_dir=cache_dir))
+    with quiet():
+        back = mlflow.transformers.load_model(uri, return_type="components")
+    found = _logits(back["model"].eval(), back["tokenizer"])
+    return all(
+        one.shape == other.shape
+        and torch.allclose(one, other, rtol=0.0, atol=TOLERANCE * float(one.abs().max()))
+        for one, other in zip(expected, found, strict=True)
+    )
+
+
+def _logits(model: Any, tokenizer: Any) -> list[Any]:
+    import torch
+
+    from seedtalk.students.templates import render, token_ids
+
+    with torch.inference_mode():
+        return [
+            model(
+                torch.tensor(
+                    [token_ids(tokenizer, render(tokenizer, probe, answer=True))],
+                    device=model.device,
+                )
+            ).logits.float().cpu()
+            for probe in PROBES
+        ]  # fmt: skip
+
+
+def _holder(client: Any, model: str, alias: str) -> Any | None:
+    """Return the version that has the alias, or None."""
+    if not client.search_registered_models(f"name = '{model}'"):
+        return None
+    registered = client.get_registered_model(model)
+    if alias not in registered.aliases:
+        return None
+    return client.get_model_version(model, str(registered.aliases[alias]))
+
+
+def _compare(
+    holder: Any | None, version: str, value: float, queries: str, options: Register
+) -> dict[str, Any]:
+    """Return the outcome of the metric's part of the gate."""
+    told = f"{options.metric} {value:.4f} on {options.benchmark}"
+    if holder is None:
+        reason = f"{told}; no version is {options.alias} yet"
+        return {"passed": True, "champion_value": None, "reason": reason}
+    if str(holder.version) == version:
+        reason = f"{told}; version {version} is {options.alias} already"
+        return {"passed": True, "champion_value": value, "reason": reason}
+    tags = holder.tags
+    if (tags.get(METRIC), tags.get(QUERIES)) != (options.metric, queries):
+        reason = (
+            f"{told}; {options.alias} is version {holder.version} ({tags.get(STUDENT)}), which "
+            "was scored by another metric or on other queries: not comparable. To go on, evaluate "
+            "and register that student again on these queries, or take the alias "
+            f"'{options.alias}' from it in the MLflow UI and run register again"
+        )
+        return {"passed": False, "champion_value": None, "reason": reason}
+    best = float(tags[VALUE])
+    passed = value >= best
+    reason = (
+        f"{told}, {'not worse' if passed else 'worse'} than {best:.4f} of "
+        f"{options.alias}, version {holder.version} ({tags.get(STUDENT)})"
+    )
+    return {"passed": passed, "champion_value": best, "reason": reason}

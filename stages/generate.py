@@ -1,0 +1,25 @@
+"""Have the teacher answer every request; what was paid once is not paid again."""
+
+import click
+
+from seedtalk.workspace import cache_dir, input_option, output_option, params_option
+
+
+@click.command(help=__doc__)
+@params_option
+@input_option("requests", "artifacts/requests.jsonl", "Requests in OpenAI Batch format.")
+@output_option("responses", "artifacts/responses.jsonl", "Raw responses, in request order.")
+@output_option("summary", "results/teacher.json", "Who answered, tokens, US dollars.")
+def main(params, requests, responses, summary):
+    """Read the requests, have them answered, write the responses and their summary."""
+    from seedtalk import records, teacher
+
+    lines, counts = teacher.generate(
+        teacher.read_requests(requests), params.teacher, seed=params.seed, cache_dir=cache_dir()
+    )
+    records.write_jsonl(responses, lines)
+    records.write_json(summary, counts)
+
+
+if __name__ == "__main__":
+    main()

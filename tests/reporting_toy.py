@@ -1,0 +1,283 @@
+"""A made-up run, as the stages before the report would leave it; all content is generated."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from seedtalk.evaluation.metrics import metric_names, per_query_metrics, rank, summarise
+from seedtalk.records import (
+    Dialogue,
+    Message,
+    Rejected,
+    write_json,
+    write_jsonl,
+    write_table,
+)
+
+CUTOFFS = (1, 5, 10, 20)
+SHARP = {  # how well each system sees the targets
+    "tiny-lora": 1.3,
+    "tiny-zero-shot": 0.25,
+    "popularity": 0.9,
+    "copy-context": 0.0,
+    "item-item": 1.4,
+    "neighbours-dialogues": 2.0,
+    "neighbours-reviews": 0.6,
+}
+REASONS = ("leak", "too_short", "near_duplicate", "no_recommendations")
+LINE = (
+    "the a story film music scene slow bright dark funny long quiet city actor ending plot war "
+    "love robot train night storm family hero money letter island winter comedy mystery"
+)
+
+
+def make_run(
+    root: Path,
+    *,
+    students=("tiny",),
+    tunings=("zero-shot", "lora"),
+    benchmarks=("likes",),
+    sharp=SHARP,
+    conversations=120,
+    pool=900,
+    budget=160,
+    seed=0,
+) -> Path:
+    """Write every input of the report under `root`, at the stages' default paths."""
+    rng = np.random.default_rng(seed)
+    items = pd.DataFrame(
+        {
+            "item_id": [f"i{n:03d}" for n in range(80)],
+            "title": [_say(rng, 2).title() for _ in range(80)],
+            "year": pd.array([1960 + n for n in range(79)] + [None], dtype="Int32"),
+            "genres": [["Drama"]] * 80,
+            "description": [""] * 80,
+        }
+    )
+    reviews = pd.DataFrame(
+        {
+            "review_id": [f"r{n:04d}" for n in range(pool)],
+            "item_id": [f"i{int(n):03d}" for n in rng.zipf(1.5, pool) % 80],
+            "user_id": [None] * pool,
+            "rating": rng.random(pool).astype("float32"),
+            "text": [_say(rng, int(rng.integers(40, 260))) for _ in range(pool)],
+        }
+    )
+    write_table(root / "artifacts/items.parquet", items, "items")
+    write_table(root / "artifacts/reviews.parquet", reviews, "reviews")
+    _counts(root, pool, budget)
+    _selection(root, rng, reviews, budget)
+    _dialogues(root, rng, reviews, budget)
+    for student in students:
+        for tuning in tunings:
+            _loss(root / f"results/train/{student}-{tuning}.csv", rng, empty=tuning == "zero-shot")
+    for benchmark in benchmarks:
+        _evaluations(root, rng, benchmark, students, tunings, sharp, conversations)
+    return root
+
+
+def _say(rng, count):
+    return " ".join(rng.choice(LINE.split(), count)).capitalize() + "."
+
+
+def _counts(root, pool, budget):
+    write_json(
+        root / "results/corpus.json",
+        {
+            "source": "toy",
+            "origin": {"invented": "1.0", "folder": "/srv/private/shop"},
+            "linking": {"level": "balanced", "linked": 1211},
+            "items": {
+                "read": 95,
+                "dropped": {"no_title": 0, "below_min_item_ratings": 15},
+                "kept": 80,
+                "with_reviews": 61,
+            },
+            "reviews": {
+                "read": pool + 9515,
+                "dropped": {"no_title_found": 9204, "too_short": 311, "odd_new_reason": 0},
+                "kept": pool,
+            },
+            "interactions": {"read": 41000, "kept": 40210, "users": 650, "held_out_users": 120},
+        },
+    )
+    teacher = {
+        "backend": "extractive",
+        "model": "extractive",
+        "requests": budget,
+        "answered": budget - 2,
+        "failed": 2,
+        "tokens": {"input": 81234, "output": 12345},
+        "usd": 0.0,
+    }
+    write_json(root / "results/teacher.json", teacher)
+    write_json(
+        root / "results/synthesis.json",
+        {
+            "teacher": teacher,
+            "grounding": "review",
+            "targets": "collaborative",
+            "kept": budget - 20,
+            "train": budget - 34,
+            "valid": 14,
+            "quarantined": {"failed_request": 2, "leak": 11, "near_duplicate": 7, "language": 0},
+            "titles_listed": 790,
+            "hallucination_rate": 0.0312,
+            "distinct_items": 38,
+            "distinct_targets": 55,
+        },
+    )
+
+
+def _selection(root, rng, reviews, budget):
+    pool = len(reviews)
+    centres = rng.normal(0, 2.2, (12, 2))
+    cluster = rng.choice(12, pool, p=np.arange(12, 0, -1) / 78)
+    place = centres[cluster] + rng.normal(0, 0.7, (pool, 2))
+    rank_of = pd.array([None] * pool, dtype="Int32")
+    for number, row in enumerate(rng.choice(pool, budget, replace=False)):
+        rank_of[int(row)] = number
+    points = pd.DataFrame(
+        {
+            "review_id": reviews["review_id"],
+            "x": place[:, 0].astype("float32"),
+            "y": place[:, 1].astype("float32"),
+            "cluster": cluster.astype("int32"),
+            "rank": rank_of,
+        }
+    )
+    points.to_parquet(root / "artifacts/map.parquet", index=False)
+    picked = points[points["rank"].notna()]
+    of_items = reviews.loc[picked.index, "item_id"].value_counts()
+    write_json(
+        root / "results/selection.json",
+        {
+            "method": "js",
+            "signal": "review",
+            "pool": pool,
+            "pool_items": int(reviews["item_id"].nunique()),
+            "clusters": 12,
+            "temperature": 0.0731,
+            "mean_entropy": 1.242,
+            "entropy_share": 0.5,
+            "distinct_items": len(of_items),
+            "most_per_item": int(of_items.max()),
+            "pool_per_cluster": np.bincount(cluster, minlength=12).tolist(),
+            "picks_per_cluster": np.bincount(picked["cluster"], minlength=12).tolist(),
+        },
+    )
+    gains = 0.55 / np.sqrt(1 + np.arange(budget)) + 0.03 * rng.random(budget)
+    frame = pd.DataFrame({"rank": range(budget), "gain": gains, "cumulative": gains.cumsum()})
+    frame.to_csv(root / "results/gain.csv", index=False)
+
+
+def _dialogues(root, rng, reviews, budget):
+    kept = [_dialogue(rng, n, reviews.iloc[n * 3]) for n in range(budget - 20)]
+    rejected = [
+        Rejected(
+            dialogue_id=f"x{n}",
+            reason=REASONS[int(rng.integers(0, len(REASONS)))],
+            detail="<b>Escaped & shown</b>",
+            text="<script>alert('x')</script> " + _say(rng, 90),
+        )
+        for n in range(18)
+    ]
+    folder = root / "artifacts/dialogues"
+    write_jsonl(folder / "train.jsonl", kept[14:])
+    write_jsonl(folder / "valid.jsonl", kept[:14])
+    write_jsonl(folder / "quarantine.jsonl", rejected)
+
+
+def _dialogue(rng, number, review):
+    answer = "\n".join(f"{n}. {_say(rng, 2).title()} (199{n})" for n in range(1, 6))
+    return Dialogue(
+        dialogue_id=f"d{number:04d}",
+        review_id=str(review["review_id"]),
+        item_id=str(review["item_id"]),
+        style=("plain", "mood", "likes")[number % 3],
+        teacher="extractive",
+        messages=[
+            Message(role="system", content="You recommend films."),
+            Message(role="user", content="I'm looking for <i>something</i> " + _say(rng, 30)),
+            Message(role="assistant", content=answer),
+        ],
+        targets=[f"i{n:03d}" for n in range(5)],
+    )
+
+
+def _loss(path, rng, empty):
+    steps = np.arange(5, 165, 5)
+    frame = pd.DataFrame(
+        {
+            "step": steps,
+            "epoch": steps / 40,
+            "loss": 2.9 * np.exp(-steps / 60) + 1.1 + 0.08 * rng.random(len(steps)),
+            "eval_loss": None,
+        }
+    )
+    frame.loc[frame["step"] % 20 == 0, "eval_loss"] = 2.4 * np.exp(-steps[3::4] / 60) + 1.5
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (frame.iloc[:0] if empty else frame).to_csv(path, index=False)
+
+
+def _evaluations(root, rng, benchmark, students, tunings, sharp, conversations):
+    ids = [f"i{n:03d}" for n in range(80)]
+    queries = []
+    for number in range(conversations):
+        candidates = sorted(rng.choice(ids, 50, replace=False).tolist())
+        queries.append((f"c{number:03d}", candidates, rng.choice(candidates, 5, replace=False)))
+    tuned = [f"{student}-{tuning}" for student in students for tuning in tunings]
+    files = {name: [name] for name in tuned}
+    files["baselines"] = [name for name in sharp if not name.startswith(tuple(students))]
+    for stem, systems in files.items():
+        rows = [
+            {
+                "system": system,
+                "conversation_id": name,
+                "query": 1,
+                "targets": targets.tolist(),
+                "ranking": rank(
+                    candidates,
+                    rng.normal(size=50) + sharp.get(system, 1.0) * np.isin(candidates, targets),
+                ),
+            }
+            for system in systems
+            for name, candidates, targets in queries
+        ]
+        frame = pd.DataFrame(rows)
+        write_table(
+            root / f"artifacts/predictions/{stem}-{benchmark}.parquet", frame, "predictions"
+        )
+        scores = summarise(per_query_metrics(frame, CUTOFFS), resamples=200, seed=0)
+        assert set(next(iter(scores.values()))) == set(metric_names(CUTOFFS))
+        write_json(
+            root / f"results/eval/{stem}-{benchmark}.json",
+            {
+                "benchmark": benchmark,
+                "digest": f"queries of {benchmark}",
+                "protocol": {
+                    "name": "sampled-50",
+                    "condition": "recommendation",
+                    "candidates": 50,
+                    "score": "mean",
+                    "queries": conversations,
+                    "conversations": conversations,
+                    "targets": 5 * conversations,
+                    "bootstrap": 200,
+                },
+                "systems": scores,
+            },
+        )
+
+
+def change(path: Path, **values) -> None:
+    """Set keys of a JSON file; None removes one."""
+    content = json.loads(path.read_text())
+    for key, value in values.items():
+        if value is None:
+            del content[key]
+        else:
+            content[key] = value
+    path.write_text(json.dumps(content))

@@ -1,0 +1,201 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from tests import domain
+
+from seedtalk import prompting
+from seedtalk.catalogue import Catalogue
+from seedtalk.errors import InputError
+from seedtalk.teacher import extractive
+
+
+def requests(table=None, **prompt):
+    params = domain.params(prompt=prompt)
+    reviews = domain.reviews() if table is None else table
+    made = prompting.build(
+        domain.seeds(),
+        reviews,
+        domain.items(),
+        domain.interactions(),
+        params.prompt,
+        model="extractive",
+        temperature=0.0,
+        max_tokens=100,
+    )
+    return list(zip(*made, strict=True))
+
+
+def content(body, seed=0):
+    return json.loads(extractive.answer(body, seed)["choices"][0]["message"]["content"])
+
+
+def message(body, seed=0):
+    return content(body, seed)["messages"][0]["content"]
+
+
+def told(review, **style):
+    """A request about one film, in a style of the test's."""
+    values = {
+        "name": "plain",
+        "tell, in this order": "wish, feel, liked",
+        "begin with": "I want",
+        "liked films as": "I liked {liked}.",
+        "end with": "",
+    } | style
+    item = {"Title": "Harbour of Crows (1994)", "Genres": "Crime, Thriller"}
+    return extractive.Told("film", item, review, [], ["Zeppelin (2003)"], ["Night Ferry"], values)
+
+
+def aspects(review):
+    return extractive._aspects(extractive.split(review), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("review", "phrases"),
+    [
+        ("The acting is superb.", ["superb acting"]),
+        ("It has a clever plot.", ["a clever plot"]),
+        ("An original story told well.", ["an original story"]),
+        ("A unique story.", ["a unique story"]),
+        ("He gave a brilliant performance.", ["brilliant performances"]),
+        ("The dark and moody cinematography stays.", ["dark and moody cinematography"]),
+        ("The script was sharp, witty and clever.", ["a sharp, witty and clever script"]),
+        ("The acting by everyone involved was excellent.", ["excellent acting"]),
+        ("A beautifully shot scene.", ["beautifully shot scenes"]),
+        ("Beautifully crafted dialogue.", ["beautifully crafted dialogue"]),
+        ("The plot is not clever.", []),
+        ("It lacks a clever plot.", []),
+        ("The acting is bad.", []),
+        ("The plot could have been clever.", []),
+        ("There is a plot.", []),
+        ("The plot was dull but the music is haunting.", ["haunting music"]),
+        ("A clever plot, and what a gripping plot.", ["a clever plot"]),  # each aspect once
+    ],
+)
+def test_aspects_are_what_a_seeker_may_want(review, phrases):
+    assert aspects(review) == phrases
+
+
+@pytest.mark.parametrize(
+    ("sentence", "usable"),
+    [
+        ("The performances are gripping and the tension never lets up.", True),
+        ("Jane Dorset gives the film its warm and tender heart.", False),  # a name
+        ("I loved the gripping story and the warm characters of it.", False),  # the viewer
+        ("And the acting is superb from the first scene to the last.", False),  # leans
+        ("The acting is superb and the plot of 1999 is clever.", False),  # a year
+        ("The superb acting makes up for a boring plot.", False),  # a complaint
+        ("The crows are wonderfully shot and the acting is superb.", False),  # the title
+        ("the acting is superb and the story gripping and clever.", False),  # a fragment
+        ("Great acting.", False),  # too short
+        ("He makes the acting superb and the story gripping.", False),  # plot with people
+    ],
+)
+def test_a_sentence_is_quoted_only_if_it_can_stand_alone(sentence, usable):
+    banned = frozenset({"crows", "harbour"})
+    assert bool(extractive._feel([sentence], banned, [])) is usable
+
+
+def test_a_description_becomes_the_wish():
+    request = told("This is a tense thriller full of twists.", **{"begin with": "Could you find"})
+    text = extractive.compose(request, np.random.default_rng(1))
+    assert re.match(r"Could you find a [^.?“]*\?", text)
+
+
+def test_a_statement_about_something_else_is_no_description():
+    for sentence in ("It is a superb cast and the plot is clever.", "This is a shame of a film."):
+        assert extractive._described([sentence], frozenset()) == ""
+
+
+def test_what_is_told_twice_is_a_subject_or_a_motif():
+    review = "The soldiers wait. Some soldiers sing. War is war, and the actors know. Love, once."
+    assert extractive._motifs(review, frozenset()) == ["soldiers"]
+    assert extractive._subjects(review, frozenset()) == ["war"]
+    assert extractive._subjects(review, frozenset({"war"})) == []
+
+
+def test_a_quotation_does_not_repeat_the_wish():
+    assert extractive._repeats(
+        "The acting is superb.", "I want a drama where the acting is superb."
+    )
+    assert not extractive._repeats("The acting is superb.", "I want a clever film with songs.")
+
+
+def test_sentences_split_also_without_a_space():
+    assert extractive.split("One two.Three four! Five... six") == [
+        "One two.",
+        "Three four!",
+        "Five",
+        "six",
+    ]
+
+
+def test_answers_hang_on_request_and_seed_alone():
+    body = requests()[4][0]["body"]
+    assert extractive.answer(body, 1) == extractive.answer(dict(reversed(body.items())), 1)
+    assert len({message(body, seed) for seed in range(20)}) > 1
+
+
+def test_the_answers_follow_style_likes_and_candidates():
+    for request, grounding in requests():
+        answer, body = content(request["body"]), request["body"]
+        blocks = extractive.read(body)
+        assert answer["recommendations"] == blocks.candidates
+        text = answer["messages"][0]["content"]
+        assert blocks.style["begin with"] in text
+        assert blocks.style["end with"] in text or text.endswith("?")
+        assert [m["role"] for m in answer["messages"]] == ["seeker"]
+        if "liked" in blocks.style["tell, in this order"]:
+            assert all(title in text for title in blocks.liked)
+        assert grounding.style == blocks.style["name"]
+
+
+def test_no_answer_names_its_targets_people_or_years():
+    catalogue = Catalogue(domain.items())
+    for request, grounding in requests():
+        for seed in range(3):
+            text = message(request["body"], seed)
+            blocks = extractive.read(request["body"])
+            for title in blocks.liked:
+                text = text.replace(title, "")
+            assert not any(catalogue.names(text, target) for target in grounding.targets)
+            assert not re.search(r"Jane|Dorset|19\d\d", text)
+
+
+def test_answers_are_whole_sentences():
+    for request, _ in requests():
+        text = message(request["body"])
+        assert re.fullmatch(r"[A-Z].*[.?!”)]", text, re.DOTALL)
+        assert not re.search(r"  |\s[.,?!]|[,;]\.|\ba [aeio]\w+ (film|drama|comedy)|{|}|<|>", text)
+        assert 30 < len(text) <= 600
+
+
+def test_a_review_that_says_nothing_still_makes_a_request():
+    reviews = domain.reviews().assign(text="Bad. Awful. 12345. Jane Dorset!!!")
+    for request, _ in requests(reviews, reviews=0):
+        blocks = extractive.read(request["body"])
+        text = message(request["body"])
+        assert len(text) > 20 and "Dorset" not in text
+        assert all(title in text for title in blocks.liked)
+
+
+def test_it_says_what_it_cannot_do():
+    (request, _), *_ = requests(grounding="none", targets="teacher")
+    with pytest.raises(InputError, match=r"needs a <item> block.*teacher\.backend=openai"):
+        extractive.answer(request["body"])
+
+
+def test_without_candidates_it_lists_the_item():
+    (request, _), *_ = requests(targets="teacher")
+    assert content(request["body"])["recommendations"] == ["The Copper Lantern (1987)"]
+
+
+def test_usage_is_counted_and_the_form_is_a_completion():
+    (request, _), *_ = requests()
+    answer = extractive.answer(request["body"])
+    assert answer["usage"]["total_tokens"] == (
+        answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
+    )
+    assert answer["choices"][0]["finish_reason"] == "stop"

@@ -1,0 +1,306 @@
+"""Runs and the registry, in a temporary SQLite store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from tests.toy import toy_student
+
+from seedtalk import tracking
+from seedtalk.errors import InputError, RunError
+from seedtalk.params import Register, load_params
+from seedtalk.students.loading import load_base, load_student, save_whole
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+NAME = "toy-full"
+
+
+def options(**changes) -> Register:
+    return PARAMS.register_.model_copy(update={"student": NAME, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_outside(monkeypatch):
+    monkeypatch.setattr("socket.getaddrinfo", None)  # nothing may ask the network
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", *tracking.DVC_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = toy_student(tmp_path_factory.mktemp("toy") / "student")
+    return load_base(str(folder), cache_dir=folder.parent)
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory):
+    """An empty store, made once: the first migration takes seconds."""
+    root = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.init(root)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path, migrated):
+    """A workspace of its own with a store; its experiment is at this root."""
+    import sqlite3
+
+    (tmp_path / "mlflow.db").write_bytes((migrated / "mlflow.db").read_bytes())
+    base = sqlite3.connect(tmp_path / "mlflow.db")
+    with base:
+        base.execute("DELETE FROM experiments WHERE name = 'seedtalk'")
+    base.close()
+    return tmp_path
+
+
+def write_student(root: Path, toy, shift: float, name: str = NAME) -> Path:
+    """Write a student whose weights differ by `shift`."""
+    model, tokenizer = toy
+    folder = root / "models" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    weight = model.model.norm.weight
+    with torch.no_grad():
+        weight.add_(shift)
+        save_whole(model, tokenizer, folder, base="toy")
+        weight.sub_(shift)
+    return folder
+
+
+def write_scores(root: Path, value: float, digest: str = "q1", name: str = NAME) -> Path:
+    path = root / "results" / "eval" / f"{name}-likes.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    interval = {"mean": value, "low": value - 0.1, "high": value + 0.1}
+    scores = {name: {"recall@10": interval, "mrr": interval}}
+    path.write_text(json.dumps({"benchmark": "likes", "digest": digest, "systems": scores}))
+    return path
+
+
+def put_up(root, toy, shift, value, digest="q1", **changes):
+    folder = write_student(root, toy, shift)
+    scores = write_scores(root, value, digest)
+    return tracking.register(root, folder, scores, options(**changes), cache_dir=root)
+
+
+def runs(root):
+    _, experiment = tracking._experiment(root)
+    return tracking._client().search_runs([experiment])
+
+
+def test_store_lies_at_the_root_wherever_it_is_opened(root, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert tracking.init(root) == f"sqlite:///{root.as_posix()}/mlflow.db"
+    assert tracking.init(root) == tracking.init(root)
+    found = tracking._client().get_experiment_by_name("seedtalk")
+    assert found.artifact_location == (root / "mlruns").as_uri()
+
+
+def test_run_logs_parameters_revisions_dataset_curves_and_files(root, toy, monkeypatch):
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*git, *arguments], cwd=root, check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    monkeypatch.setenv("DVC_EXP_NAME", "calm-owl")
+    monkeypatch.setenv("DVC_STAGE", "finetune@toy-full")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    (root / "train.jsonl").write_text("{}\n")
+    folder = write_student(root, toy, 0.0)
+    with tracking.run(root, NAME, PARAMS, dataset=root / "train.jsonl") as opened:
+        opened.metrics({"loss": 2.0, "eval_loss": None}, 1)
+        opened.metrics({"loss": 1.5, "eval_loss": 1.7}, 2)
+        opened.student(folder)
+        opened.file(root / "train.jsonl")
+    (made,) = runs(root)
+    tags, client = made.data.tags, tracking._client()
+    assert made.info.status == "FINISHED"
+    assert made.data.params["finetune.lora_r"] == str(PARAMS.finetune.lora_r)
+    assert made.data.params["register.alias"] == "champion"
+    assert tags["DVC_EXP_NAME"] == "calm-owl"
+    assert tags["DVC_STAGE"] == "finetune@toy-full"
+    assert tags["git.revision"] == head
+    assert tags["git.dirty"] == "true"
+    assert tags[tracking.DATASET] == hashlib.md5(b"{}\n").hexdigest()
+    assert tags[tracking.DIGEST] == tracking.student_digest(folder)
+    curve = client.get_metric_history(made.info.run_id, "loss")
+    assert [(m.step, m.value) for m in curve] == [(1, 2.0), (2, 1.5)]
+    kept = {f.path for f in client.list_artifacts(made.info.run_id)}
+    assert kept == {"student", "train.jsonl"}
+    assert "sk-secret" not in str(made.to_dictionary())
+
+
+def test_run_that_ends_in_an_error_is_failed(root):
+    with pytest.raises(ZeroDivisionError), tracking.run(root, NAME, PARAMS):
+        raise ZeroDivisionError
+    assert [r.info.status for r in runs(root)] == ["FAILED"]
+
+
+def test_sync_fills_what_is_missing_and_nothing_twice(root, toy):
+    folder = write_student(root, toy, 0.0)
+    write_scores(root, 0.4)
+    history = root / "results" / "train" / f"{NAME}.csv"
+    history.parent.mkdir(parents=True)
+    history.write_text("step,epoch,loss,eval_loss\n1,0.5,2.5,\n2,1,2.25,2.75\n")
+    assert tracking.sync(root, PARAMS, root) == tracking.Synced(1, None)
+    assert tracking.sync(root, PARAMS, root).runs == 0
+    (made,) = runs(root)
+    client = tracking._client()
+
+    def logged(name):
+        return [(m.step, m.value) for m in client.get_metric_history(made.info.run_id, name)]
+
+    assert logged("loss") == [(1, 2.5), (2, 2.25)]
+    assert logged("eval_loss") == [(2, 2.75)]
+    assert logged("likes.recall_at_10") == [(0, 0.4)]
+    write_scores(root, 0.5)  # evaluated anew: the same run, a new value
+    assert tracking.sync(root, PARAMS, root).runs == 0
+    assert logged("likes.recall_at_10")[-1] == (0, 0.5)
+    write_student(root, toy, 0.5)
+    assert tracking.sync(root, PARAMS, root).runs == 1
+    assert folder.is_dir()
+
+
+def test_sync_takes_no_failed_run_for_the_students(root, toy):
+    folder = write_student(root, toy, 0.0)
+    with pytest.raises(ZeroDivisionError), tracking.run(root, NAME, PARAMS) as opened:
+        opened.student(folder)
+        raise ZeroDivisionError
+    assert tracking.sync(root, PARAMS, root).runs == 1
+    assert sorted(r.info.status for r in runs(root)) == ["FAILED", "FINISHED"]
+
+
+def test_sync_registers_the_champion_that_the_registry_lacks(root, toy, student_of):
+    params = PARAMS.model_copy(update={"register_": options()})
+    verdict = put_up(root, toy, 0.0, 0.40)
+    assert verdict["champion"]
+    told = root / "results" / "registry.json"
+    told.write_text(json.dumps(verdict))
+    assert tracking.sync(root, params, root).registered is None  # the holder is there
+    tracking._client().delete_registered_model("seedtalk")  # as in an empty store
+
+    told.write_text(json.dumps({**verdict, "champion": False}))
+    assert tracking.sync(root, params, root).registered is None
+    told.write_text(json.dumps(verdict))
+    other = params.model_copy(update={"register_": options(metric="mrr")})
+    assert tracking.sync(root, other, root).registered is None  # said of another metric
+    scores = root / "results" / "eval" / f"{NAME}-likes.json"
+    scores.rename(scores.with_suffix(".away"))
+    assert tracking.sync(root, params, root).registered is None  # the run is incomplete
+    scores.with_suffix(".away").rename(scores)
+    told.write_text("[]")
+    with pytest.raises(InputError, match=r"registry\.json: expected an object"):
+        tracking.sync(root, params, root)
+
+    told.write_text(json.dumps(verdict))
+    again = tracking.sync(root, params, root).registered
+    assert (again["champion"], again["moved"]) == (True, True)
+    assert student_of(root) == tracking.student_digest(root / "models" / NAME)
+    assert tracking.sync(root, params, root) == tracking.Synced(0, None)
+
+
+def test_alias_moves_to_what_is_not_worse_and_stays_otherwise(root, toy, student_of):
+    first = put_up(root, toy, 0.0, 0.40)
+    assert (first["version"], first["champion"], first["moved"]) == (1, True, True)
+    assert first["gate"]["metric"]["reason"].endswith("no version is champion yet")
+
+    again = put_up(root, toy, 0.0, 0.40)
+    assert (again["version"], again["champion"], again["moved"]) == (1, True, False)
+
+    worse = put_up(root, toy, 0.1, 0.39)
+    assert (worse["version"], worse["champion"], worse["moved"]) == (2, False, False)
+    assert worse["gate"]["metric"] == {
+        "passed": False,
+        "champion_value": 0.40,
+        "reason": "recall@10 0.3900 on likes, worse than 0.4000 of champion, version 1 (toy-full)",
+    }
+    assert student_of(root) == tracking.student_digest(write_student(root, toy, 0.0))
+
+    other = put_up(root, toy, 0.2, 0.90, digest="q2")
+    assert (other["version"], other["champion"]) == (3, False)
+    assert "not comparable" in other["gate"]["metric"]["reason"]
+    assert "register that student again" in other["gate"]["metric"]["reason"]
+
+    metric = put_up(root, toy, 0.2, 0.90, metric="mrr")
+    assert (metric["version"], metric["champion"]) == (3, False)
+
+    equal = put_up(root, toy, 0.2, 0.40)
+    assert (equal["version"], equal["champion"], equal["moved"]) == (3, True, True)
+
+    for verdict in (first, again, worse, other, equal):
+        text = json.dumps(verdict)
+        assert str(root) not in text
+        assert not any(r.info.run_id in text for r in runs(root))
+    unsafe = {".pkl", ".pickle", ".bin", ".pt", ".pth"}
+    assert not [p for p in (root / "mlruns").rglob("*") if p.suffix in unsafe]
+
+
+@pytest.fixture
+def student_of(toy):
+    """Return the digest of the weights the champion gives."""
+
+    def digest(root):
+        folder = tracking.champion(root, "seedtalk", "champion")
+        model, tokenizer = load_student(folder, cache_dir=root)
+        again = root / "again"
+        again.mkdir(exist_ok=True)
+        save_whole(model, tokenizer, again, base="toy")
+        return tracking.student_digest(again)
+
+    return digest
+
+
+def test_version_that_reads_back_differently_does_not_pass(root, toy, monkeypatch):
+    real = tracking._logits
+    calls = []
+
+    def shaken(model, tokenizer):
+        calls.append(1)
+        return [x + (len(calls) % 2 == 0) for x in real(model, tokenizer)]
+
+    monkeypatch.setattr(tracking, "_logits", shaken)
+    verdict = put_up(root, toy, 0.0, 0.4)
+    assert verdict["gate"]["reload"]["passed"] is False
+    assert "does not give the logits" in verdict["gate"]["reload"]["reason"]
+    assert (verdict["champion"], verdict["moved"]) == (False, False)
+    with pytest.raises(InputError, match="no seedtalk@champion: run `seedtalk sync`; if there"):
+        tracking.champion(root, "seedtalk", "champion")
+
+
+def test_missing_student_or_score_is_an_input_error(root, toy):
+    folder, scores = write_student(root, toy, 0.0), write_scores(root, 0.4)
+    with pytest.raises(InputError, match=r"gone\.json: no such file; register\.student"):
+        tracking.register(root, folder, root / "gone.json", options(), cache_dir=root)
+    with pytest.raises(InputError, match="no ndcg@10 of toy-full"):
+        tracking.register(root, folder, scores, options(metric="ndcg@10"), cache_dir=root)
+    with pytest.raises(InputError, match=r"student\.json: no such file"):
+        tracking.register(root, root / "models", scores, options(), cache_dir=root)
+
+
+def test_store_that_fails_is_a_run_error_that_says_which(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/no/such/folder/mlflow.db")
+    (tmp_path / "no").write_text("a file in the way")
+    with pytest.raises(RunError, match="MLflow's store sqlite:.* failed"):
+        tracking.init(tmp_path)
+
+
+def test_error_does_not_repeat_the_credentials_of_the_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary@127.0.0.1:9/store?token=canary")
+    with pytest.raises(RunError, match=r"http://\*\*\*@127\.0\.0\.1:9/store.* failed") as raised:
+        tracking.init(tmp_path)
+    assert "canary" not in raised.value.message
