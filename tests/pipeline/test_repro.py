@@ -72,6 +72,10 @@ def test_a_changed_selection_reuses_what_came_before_and_zero_shot(first):
     assert not {"ingest", "embed", "evaluate@toy-zero-shot-likes"} & ran
     shown = first.dvc("exp", "show", "--csv", "--no-pager").stdout
     assert "fisher" in shown
+    compared = first.dvc("plots", "diff", "workspace", "fisher", "--out", "plots_out")
+    assert "file://" in compared.stdout
+    assert "failed to load" not in compared.stderr
+    assert (first.path / "plots_out" / "index.html").is_file()
     first.dvc("exp", "apply", "fisher")
     selection = json.loads((first.path / "results" / "selection.json").read_text())
     assert selection["method"] == "fisher"
@@ -95,13 +99,6 @@ def test_a_queue_of_methods_shares_the_store_and_leaves_the_workspace(first):
     assert (first.path / "results" / "selection.json").read_bytes() == before
     rows = first.dvc("exp", "show", "--csv", "--no-pager").stdout
     assert "popularity" in rows and "random" in rows
-
-
-def test_plots_can_be_compared_and_shown(first):
-    done = first.dvc("plots", "diff", "HEAD", "--out", "plots_out")
-    assert "file://" in done.stdout
-    assert "failed to load" not in done.stderr
-    assert (first.path / "plots_out" / "index.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def workspace(tmp_path, monkeypatch, student):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["models"]["toy"] = str(student)
-    params["evaluate"] |= {"candidates": 12, "cutoffs": [1, 10], "bootstrap": 100}
+    params["evaluate"] |= {"candidates": 12, "cutoffs": [1, 10], "bootstrap": 100, "score": "mean"}
     Path("params.yaml").write_text(yaml.safe_dump(params))
     catalogue = pd.DataFrame(toy_items())
     write_table(Path("artifacts/items.parquet"), catalogue, "items")

@@ -47,6 +47,7 @@ def workspace(tmp_path, monkeypatch):
     params["models"]["toy"] = "toy"
     params["students"] = ["toy"]
     params["finetune"] |= {"epochs": 1, "evaluations": 2, "learning_rate": 0.001}
+    params["finetune"] |= {"batch_size": 4, "gradient_accumulation": 2, "answer_titles": 0}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     toy_student(tmp_path / "toy")
     write_jsonl(tmp_path / "artifacts/dialogues/train.jsonl", map(dialogue, range(8)))
