@@ -18,7 +18,7 @@ def main(params, reviews, items, interactions, embeddings):
     from filelock import FileLock
 
     from seedtalk import signals
-    from seedtalk.encoders import encode
+    from seedtalk.encoders import encode, load
     from seedtalk.records import read_table, sha256_file, sha256_text
 
     options, source = params.embed, params.source_of(params.embed.encoder)
@@ -29,17 +29,19 @@ def main(params, reviews, items, interactions, embeddings):
     work = [source, options.model_dump_json(), sha256_file(reviews), sha256_file(items)]
     partial = cache_dir() / "embed" / sha256_text(work)[:32]
 
-    def vectors(texts):
+    def vectors(texts, name):
         settings = options.model_dump(exclude={"encoder", "user_factors"})
-        return encode(texts, source, **settings, cache_dir=cache_dir(), partial=partial)
+        places = {"cache_dir": cache_dir(), "partial": partial, "out": partial / f"{name}.npy"}
+        return encode(texts, encoder, **settings, **places)
 
     # Two experiments that differ further down may embed the same texts at the same time.
     lock = cache_dir() / "locks" / partial.name
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
+        encoder = load(source, cache_dir=cache_dir())
         blocks = signals.Blocks(
-            review=vectors(tables[0]["text"].tolist()),
-            metadata=vectors(signals.item_texts(tables[1])),
+            review=vectors(tables[0]["text"].tolist(), "review"),
+            metadata=vectors(signals.item_texts(tables[1]), "metadata"),
             user=signals.item_factors(likes, tables[1], options.user_factors, params.seed),
             rows=rows,
         )

@@ -29,7 +29,9 @@ def main(params, student, tuning, train, valid, model, history):
     history = history or Path(f"results/train/{name}.csv")
     base = params.source_of(student)
     dialogues = [read_jsonl(path, Dialogue) for path in (train, valid)]
-    with tracking.run(root(), name, params, dataset=train) as run:
+    # What the dialogues cost is told, not depended on: a new price must not train anew.
+    cost = Path("results/teacher.json")
+    with tracking.run(root(), name, params, dataset=train, teacher=cost) as run:
         done = finetune(
             *dialogues,
             base,

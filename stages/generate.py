@@ -1,8 +1,10 @@
 """Have the teacher answer every request; what was paid once is not paid again."""
 
+from functools import partial
+
 import click
 
-from seedtalk.workspace import cache_dir, input_option, output_option, params_option
+from seedtalk.workspace import cache_dir, input_option, output_option, params_option, root
 
 
 @click.command(help=__doc__)
@@ -12,10 +14,14 @@ from seedtalk.workspace import cache_dir, input_option, output_option, params_op
 @output_option("summary", "results/teacher.json", "Who answered, tokens, US dollars.")
 def main(params, requests, responses, summary):
     """Read the requests, have them answered, write the responses and their summary."""
-    from seedtalk import records, teacher
+    from seedtalk import records, teacher, tracking
 
     lines, counts = teacher.generate(
-        teacher.read_requests(requests), params.teacher, seed=params.seed, cache_dir=cache_dir()
+        teacher.read_requests(requests),
+        params.teacher,
+        seed=params.seed,
+        cache_dir=cache_dir(),
+        trace=partial(tracking.log_traces, root()) if params.teacher.trace else None,
     )
     records.write_jsonl(responses, lines)
     records.write_json(summary, counts)

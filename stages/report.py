@@ -17,6 +17,8 @@ from seedtalk.workspace import input_option, output_option, params_option
 @input_option("corpus", "results/corpus.json", "Counts of ingest.")
 @input_option("selection", "results/selection.json", "Diagnostics of select.")
 @input_option("gain", "results/gain.csv", "Gain of each pick.")
+@input_option("gains", "results/gains.csv", "The same of every strategy compared.")
+@input_option("overlap", "results/overlap.csv", "Picks that two strategies share.")
 @input_option("points", "artifacts/map.parquet", "Map of the pool and the seeds.")
 @input_option("teacher", "results/teacher.json", "Counts of generate.")
 @input_option("synthesis", "results/synthesis.json", "Counts of curate.")
@@ -26,8 +28,9 @@ from seedtalk.workspace import input_option, output_option, params_option
 @input_option("items", "artifacts/items.parquet", "The catalogue.")
 @output_option("metrics", "results/metrics.json", "Means and paired differences.")
 @output_option("html", "results/report.html", "The page.")
+@output_option("browse", "results/dialogues.html", "Every dialogue beside its seed.")
 @output_option("plots", "results/plots", "Pictures and data of plots.", directory=True)
-def main(params: Any, metrics: Path, html: Path, plots: Path, **inputs: Path) -> None:
+def main(params: Any, metrics: Path, html: Path, browse: Path, plots: Path, **inputs: Path) -> None:
     """Read what every stage left and write metrics, page and plots."""
     from seedtalk.reporting import read_evidence, write_report
 
@@ -58,6 +61,7 @@ def main(params: Any, metrics: Path, html: Path, plots: Path, **inputs: Path) ->
         settings=settings,
         metrics=metrics,
         html=html,
+        browse=browse,
         plots=plots,
     )
 

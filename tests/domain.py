@@ -130,5 +130,10 @@ def _raw() -> dict[str, Any]:
         "recommendations": 3,
         "liked": 2,
     }
-    raw["teacher"] |= {"backend": "extractive", "model": "extractive"}
+    raw["curate"] |= {"contamination_similarity": 0.0}  # needs no encoder
+    raw["teacher"] |= {
+        "backend": "extractive",
+        "model": "extractive",
+        "prices": str(ROOT / "prices.yaml"),
+    }
     return raw

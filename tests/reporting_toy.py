@@ -10,6 +10,7 @@ from seedtalk.evaluation.metrics import metric_names, per_query_metrics, rank, s
 from seedtalk.records import (
     Dialogue,
     Message,
+    Provenance,
     Rejected,
     write_json,
     write_jsonl,
@@ -26,6 +27,7 @@ SHARP = {  # how well each system sees the targets
     "neighbours-dialogues": 2.0,
     "neighbours-reviews": 0.6,
 }
+STRATEGIES = ("js", "fisher", "random")
 REASONS = ("leak", "too_short", "near_duplicate", "no_recommendations")
 LINE = (
     "the a story film music scene slow bright dark funny long quiet city actor ending plot war "
@@ -110,7 +112,8 @@ def _counts(root, pool, budget):
         "answered": budget - 2,
         "failed": 2,
         "tokens": {"input": 81234, "output": 12345},
-        "usd": 0.0,
+        "usd": 1.5,
+        "spent": {"calls": budget + 40, "usd": 2.25},
     }
     write_json(root / "results/teacher.json", teacher)
     write_json(
@@ -125,6 +128,15 @@ def _counts(root, pool, budget):
             "quarantined": {"failed_request": 2, "leak": 11, "near_duplicate": 7, "language": 0},
             "titles_listed": 790,
             "hallucination_rate": 0.0312,
+            "hallucination": {
+                "kinds": {"linked": 760, "misspelt": 5, "near_miss": 10, "unknown": 15},
+                "by_style": {
+                    "plain": {"listed": 500, "unlinked": 20, "rate": 0.04},
+                    "mood": {"listed": 0, "unlinked": 0, "rate": None},
+                },
+                "titles": [{"title": "<i>Nowhere</i> (1999)", "count": 3}],
+            },
+            "contamination": {"max": 0.72},
             "distinct_items": 38,
             "distinct_targets": 55,
         },
@@ -166,11 +178,49 @@ def _selection(root, rng, reviews, budget):
             "most_per_item": int(of_items.max()),
             "pool_per_cluster": np.bincount(cluster, minlength=12).tolist(),
             "picks_per_cluster": np.bincount(picked["cluster"], minlength=12).tolist(),
+            "diagnostics": {
+                "clusters": {"silhouette": 0.031, "occupied": 9.7, "one_hot_share": 0.08},
+                "embedding": {
+                    "mean_cosine": 0.21,
+                    "effective_rank": 61.3,
+                    "features": 384,
+                    "hubness": 1.9,
+                    "duplicate_share": 0.0011,
+                },
+                "chance_overlap": 0.0976,
+                "warnings": ["the <b>12</b> clusters hardly separate (silhouette 0.03)"],
+            },
+            "stopping": {"share": 0.1, "reference": 0.55, "budget": 90, "last_share": 0.06},
+            "strategies": {name: _strategy(n) for n, name in enumerate(STRATEGIES)},
+            "random_interval": {key: [v, v * 1.2] for key, v in _strategy(2).items()},
         },
     )
+    pairs = [(a, b) for n, a in enumerate(STRATEGIES) for b in STRATEGIES[n + 1 :]]
+    rows = [(a, b, c, c // 4, 0.14) for a, b in pairs for c in (budget // 2, budget)]
+    overlap = pd.DataFrame(rows, columns=["a", "b", "budget", "shared", "jaccard"])
+    overlap.to_csv(root / "results/overlap.csv", index=False)
+    curves = [
+        (name, rank, 0.5 / (1 + rank), None if name == "random" else 1 / (1 + rank))
+        for name in STRATEGIES
+        for rank in range(budget)
+    ]
+    gains = pd.DataFrame(curves, columns=["method", "rank", "gain", "share"])
+    gains.to_csv(root / "results/gains.csv", index=False)
     gains = 0.55 / np.sqrt(1 + np.arange(budget)) + 0.03 * rng.random(budget)
     frame = pd.DataFrame({"rank": range(budget), "gain": gains, "cumulative": gains.cumsum()})
     frame.to_csv(root / "results/gain.csv", index=False)
+
+
+def _strategy(number):
+    return {
+        "log_det": 210.5 + number,
+        "js_to_pool": 0.01 * (number + 1),
+        "coverage": 0.6 - 0.02 * number,
+        "radius": 0.8,
+        "outlier_share": 0.05,
+        "distinct_items": 40 + number,
+        "item_entropy": 0.9,
+    }
 
 
 def _dialogues(root, rng, reviews, budget):
@@ -188,6 +238,37 @@ def _dialogues(root, rng, reviews, budget):
     write_jsonl(folder / "train.jsonl", kept[14:])
     write_jsonl(folder / "valid.jsonl", kept[:14])
     write_jsonl(folder / "quarantine.jsonl", rejected)
+    valid = {dialogue.dialogue_id for dialogue in kept[:14]}
+    write_jsonl(
+        folder / "provenance.jsonl",
+        [
+            *(_provenance(d, "valid" if d.dialogue_id in valid else "train") for d in kept),
+            *(_provenance(r, "quarantined", r.reason) for r in rejected),
+        ],
+    )
+
+
+def _provenance(record, verdict, reason=None):
+    return Provenance(
+        dialogue_id=record.dialogue_id,
+        review_id=getattr(record, "review_id", "r0001"),
+        item_id=getattr(record, "item_id", "i001"),
+        style=getattr(record, "style", "plain"),
+        prompt="ab" * 32,
+        messages="12" * 32,
+        request_key=None if reason == "leak" else "cd" * 32,
+        backend="extractive",
+        model="extractive",
+        response_digest="ef" * 32,
+        verdict=verdict,
+        reason=reason,
+        filters={
+            "query_chars": 214,
+            "hallucinated": ["<i>Nowhere</i> (1999)"],
+            "nearest": {"dialogue": "d0001", "similarity": 0.25},
+            "contamination": None,
+        },
+    )
 
 
 def _dialogue(rng, number, review):

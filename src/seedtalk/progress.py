@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from seedtalk.texts import visible
+
 T = TypeVar("T")
 
 
@@ -30,6 +32,10 @@ class Bar:
     def advance(self, amount: float = 1) -> None:
         """Move the bar on by `amount` units."""
         self._progress.advance(self._task, amount)
+
+    def describe(self, description: str) -> None:
+        """Change what is said to be done; the text may be a stranger's."""
+        self._progress.update(self._task, description=visible(description))
 
 
 @contextmanager
@@ -45,7 +51,7 @@ def bar(description: str, total: float | None) -> Generator[Bar, None, None]:
     """
     console = Console(stderr=True)
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 from seedtalk.errors import InputError, at
 from seedtalk.params import Group, Prompt
 from seedtalk.records import Grounding, Seed, display_title, sha256_text
+from seedtalk.texts import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,15 +33,42 @@ SHRINKAGE = 10.0  # common likes at which a similarity counts half
 POOL = 2  # liked films are drawn from this many times what a dialogue needs
 KEPT = 512  # rows of similarities held at a time
 ID_LENGTH = 64  # what every batch endpoint accepts
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "messages": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "role": {"type": "string", "enum": ["seeker", "recommender"]},
+                    "content": {"type": "string"},
+                },
+                "required": ["role", "content"],
+                "additionalProperties": False,
+            },
+        },
+        "recommendations": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["messages", "recommendations"],
+    "additionalProperties": False,
+}
 
 _PART = re.compile(r"^<!-- (system|user) -->[ \t]*\n", re.MULTILINE)
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
+# Control tokens in square brackets: [INST], [/INST], [SYSTEM_PROMPT], [TOOL_CALLS].
+_BRACKETED = re.compile(r"\[\s*(/?)\s*(INST|SYS|[A-Z]{3,}(?:_[A-Z]+)*)\s*\]")
 _INSTRUCTION = re.compile(r"\[\s*(/?)\s*(INST|SYS)\s*\]", re.IGNORECASE)
-_UNSAFE_ID = re.compile(r"[^A-Za-z0-9_.-]")
-_BRACKETS = str.maketrans(
-    {"<": "‹", ">": "›", "＜": "‹", "＞": "›", "｛": "(", "｝": ")", "{": "(", "}": ")", "`": "'"}
+# Whose turn it is, as plain prompts write it: "USER: ...", "### Response:".
+_ROLE = re.compile(
+    r"\b(system|user|human|assistant|ai|bot|model|instruction|response|seeker|recommender)\s*:",
+    re.IGNORECASE,
 )
+_FORMS = ("<wide>", "<small>", "<font>")
+_HEADING = re.compile(r"#{2,}")
+_UNSAFE_ID = re.compile(r"[^A-Za-z0-9_.-]")
+_FENCES = str.maketrans({"<": "‹", ">": "›", "≮": "‹", "≯": "›", "{": "(", "}": ")", "`": "'"})
 
 
 class Style(Group):
@@ -66,11 +94,11 @@ class Template:
 def neutralise(text: str, limit: int | None = None) -> str:
     """Return third-party `text` as one line of data that can end no fence and take no role.
 
-    Markup goes; angle brackets and braces become look-alikes, so that neither our fences nor
-    any chat template's control tokens (``<|im_start|>``, ``</s>``, ``<start_of_turn>``) can
-    be written; ``[INST]`` and backticks likewise; line ends become spaces, so that no
-    ``Assistant:`` begins a line; NULs, other control and invisible characters (bidi, zero
-    width) and lone surrogates go.
+    Invisible characters, controls and lone surrogates go (`seedtalk.texts.visible`); look-alikes
+    of ASCII (fullwidth, small and mathematical letters) become ASCII; markup goes. Then angle
+    brackets and braces become other marks, so that neither our fences nor a chat template's
+    control tokens (``<|im_start|>``, ``</s>``, ``<start_of_turn>``) can be written; ``[INST]``
+    and its kind, backticks and runs of ``#`` likewise; ``Assistant:`` loses its colon.
 
     Parameters
     ----------
@@ -79,21 +107,31 @@ def neutralise(text: str, limit: int | None = None) -> str:
     limit
         Characters to keep; a longer text is cut at a sentence's end, else at a word's.
     """
-    plain = _TAG.sub(" ", _BREAK.sub(" ", text))
-    plain = unicodedata.normalize("NFC", plain.encode("utf-8", "ignore").decode("utf-8"))
-    plain = _INSTRUCTION.sub(r"(\1\2)", plain.translate(_BRACKETS))
-    plain = "".join(
-        " " if char.isspace() else char
-        for char in plain
-        if char.isspace() or unicodedata.category(char)[0] != "C"
-    )
-    plain = " ".join(plain.split())
+    plain = _ascii(visible(text))
+    plain = _TAG.sub(" ", _BREAK.sub(" ", plain)).translate(_FENCES)
+    plain = _INSTRUCTION.sub(r"(\1\2)", _BRACKETED.sub(r"(\1\2)", plain))
+    plain = " ".join(_ROLE.sub(r"\1 -", _HEADING.sub("#", plain)).split())
     if limit is None or len(plain) <= limit:
         return plain
     cut = plain[: limit + 1]
     sentence = max(cut.rfind(mark + " ") for mark in ".!?") + 1
     word = cut.rfind(" ")
     return cut[: sentence if sentence > limit // 2 else word if word > 0 else limit].rstrip()
+
+
+def _ascii(text: str) -> str:
+    """Return `text` with every fullwidth, small or mathematical form of an ASCII character plain.
+
+    Other compatibility characters keep their meaning: ``Alien³`` is no ``Alien3``.
+    """
+    if text.isascii():
+        return text
+    return "".join(
+        unicodedata.normalize("NFKC", char)
+        if unicodedata.decomposition(char).startswith(_FORMS)
+        else char
+        for char in text
+    )
 
 
 def load_template(path: Path) -> Template:
@@ -321,6 +359,7 @@ def build(
             "liked_phrase": _one(style.liked, rng),
             "targets": prompt.targets,
             "recommendations": prompt.recommendations,
+            "turns": prompt.turns,
             "variation": int(rng.integers(10**6)),
         }
         liked: list[str] = []
@@ -339,7 +378,7 @@ def build(
             chosen = rng.permutation(len(others))[: prompt.reviews]
             told |= {
                 "item": _item_block(metadata[seed.item_id]),
-                "review": neutralise(texts[seed.review_id], prompt.max_review_chars),
+                "review": _review(texts[seed.review_id], seed, prompt.max_review_chars),
                 "reviews": [
                     neutralise(texts[others[i]], prompt.max_review_chars) for i in sorted(chosen)
                 ],
@@ -347,6 +386,7 @@ def build(
                 "candidates": [_shown(metadata[i]) for i in targets],
             }
         name = custom_id(seed.review_id)
+        messages = render(template, told, path)
         requests.append(
             {
                 "custom_id": name,
@@ -356,8 +396,8 @@ def build(
                     "model": model,
                     "temperature": temperature,
                     "max_tokens": max_tokens,
-                    "response_format": {"type": "json_object"},
-                    "messages": render(template, told, path),
+                    **response_format(prompt.response_format),
+                    "messages": messages,
                 },
             }
         )
@@ -370,9 +410,27 @@ def build(
                 targets=targets,
                 liked=liked,
                 prompt=template.sha256,
+                messages=digest(messages),
             )
         )
     return requests, groundings
+
+
+def response_format(kind: str) -> dict[str, Any]:
+    """Return the part of a request's body that asks for an answer's form.
+
+    Parameters
+    ----------
+    kind
+        ``json_schema`` (the schema of a dialogue, strict), ``json_object`` (any JSON object) or
+        ``text``, which asks for nothing: the template alone says what to write.
+    """
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    schema = {"name": "dialogue", "strict": True, "schema": SCHEMA}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 def render(template: Template, values: Mapping[str, Any], path: Path) -> list[dict[str, str]]:
@@ -381,7 +439,7 @@ def render(template: Template, values: Mapping[str, Any], path: Path) -> list[di
     Raises
     ------
     InputError
-        When the template uses a name it is not given.
+        When the template uses a name it is not given, or does what cannot be done.
     """
     from jinja2 import TemplateError
 
@@ -390,11 +448,16 @@ def render(template: Template, values: Mapping[str, Any], path: Path) -> list[di
     for role, text in (("system", template.system), ("user", template.user)):
         try:
             content = environment.from_string(text).render(values)
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             known = ", ".join(sorted(values))
-            raise InputError(f"{path}: {role} part: {error.message}; it may use {known}") from error
+            raise InputError(f"{path}: {role} part: {error}; it may use {known}") from error
         messages.append({"role": role, "content": content.strip()})
     return messages
+
+
+def digest(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return the sha256 of a request's messages: of the JSON list of their roles and contents."""
+    return sha256_text([part for m in messages for part in (m["role"], m["content"])])
 
 
 def custom_id(review_id: str) -> str:
@@ -417,17 +480,27 @@ def _check(seeds: Sequence[Seed], texts: Mapping[str, str], items: Mapping[str, 
         row = f"of rank {seed.rank}"
         if seed.review_id not in texts:
             raise InputError(
-                f"{at('seeds', row, 'review_id')}: '{seed.review_id}' is not among the reviews; "
+                f"{at('seeds', row, 'review_id')}: {seed.review_id!r} is not among the reviews; "
                 "seeds and reviews come from different runs"
             )
         if seed.item_id not in items:
             raise InputError(
-                f"{at('seeds', row, 'item_id')}: '{seed.item_id}' is not among the items; "
+                f"{at('seeds', row, 'item_id')}: {seed.item_id!r} is not among the items; "
                 "seeds and items come from different runs"
             )
         if seed.review_id in seen:
-            raise InputError(f"{at('seeds', row, 'review_id')}: '{seed.review_id}' is there twice")
+            raise InputError(f"{at('seeds', row, 'review_id')}: {seed.review_id!r} is there twice")
         seen.add(seed.review_id)
+
+
+def _review(text: str, seed: Seed, limit: int) -> str:
+    plain = neutralise(text, limit)
+    if not plain:
+        raise InputError(
+            f"{at('reviews', repr(seed.review_id), 'text')}: nothing is left of it without markup "
+            "and invisible characters; drop this review from the corpus"
+        )
+    return plain
 
 
 def _item_block(item: Mapping[Any, Any]) -> str:

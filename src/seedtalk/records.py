@@ -125,6 +125,7 @@ class Grounding(Record):
     targets: list[str]  # item ids the data itself supports, best first; [] where only the teacher's
     liked: list[str]  # item ids told as liked by the same users
     prompt: str  # sha256 of the template
+    messages: str  # sha256 of what was told, style and data included: `prompting.digest`
 
 
 class Message(Record):
@@ -153,6 +154,27 @@ class Rejected(Record):
     reason: str
     detail: str
     text: str
+
+
+Verdict = Literal["train", "valid", "quarantined"]
+
+
+class Provenance(Record):
+    """Where a dialogue, kept or quarantined, comes from, and what its checks measured."""
+
+    dialogue_id: str
+    review_id: str
+    item_id: str
+    style: str
+    prompt: str  # sha256 of the template
+    messages: str  # sha256 of what was told, style and data included: `prompting.digest`
+    request_key: str | None  # the ledger's key of the request that was answered
+    backend: str
+    model: str  # as the endpoint names it in the answer
+    response_digest: str | None  # sha256 of the answer's text
+    verdict: Verdict
+    reason: str | None
+    filters: dict[str, Any]  # name of a check: what it measured, null where it was not reached
 
 
 R = TypeVar("R", bound=Record)

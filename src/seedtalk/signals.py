@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 SIGNALS = ("review", "metadata", "user")  # each has a block of vectors in `Blocks`
 _REMAKE = "run `dvc repro --force embed`"
+HELD_BYTES = 2**31  # of composed rows that are kept in memory; more go to a file
+_CHUNK = 8192  # rows looked at at once
 _POWER_ITERATIONS = 10  # of the randomised SVD; more do not change the factors visibly
 
 
@@ -32,7 +35,8 @@ class Blocks:
         (M, d) and (M, f) float32, one row an item, in the order of its id.
     rows
         ``review_id``, ``item_id``, ``rating`` (null where unknown), ``item_row`` (into
-        `metadata` and `user`) and ``popularity`` (interactions of the item).
+        `metadata` and `user`), ``popularity`` (interactions of the item) and ``genre`` (the
+        item's first, empty where it has none).
     """
 
     review: NDArray[np.float32]
@@ -61,6 +65,7 @@ def review_rows(
             "items; run `dvc repro ingest`"
         )
     counts = interactions["item_id"].value_counts()
+    genres = np.array([str(names[0]) if len(names) else "" for names in items["genres"]], object)
     return pd.DataFrame(
         {
             "review_id": reviews["review_id"],
@@ -68,6 +73,7 @@ def review_rows(
             "rating": reviews["rating"].astype("float32"),
             "item_row": item_row.astype("int32"),
             "popularity": reviews["item_id"].map(counts).fillna(0).astype("int32"),
+            "genre": genres[item_row],
         }
     )
 
@@ -141,6 +147,61 @@ def pool_rows(rows: pd.DataFrame, min_rating: float) -> NDArray[np.int64]:
     return pool
 
 
+def item_groups(rows: pd.DataFrame, by: str) -> NDArray[np.str_]:
+    """Return the group of each row's item.
+
+    Parameters
+    ----------
+    rows
+        `Blocks.rows`, or some of them.
+    by
+        ``genre``: the item's first, "unknown" where it has none. ``popularity``: "head",
+        "middle" or "tail", split where a third and two thirds of the items in `rows` have no
+        more interactions; items of equal popularity share a group.
+    """
+    if by == "genre":
+        genre = rows["genre"].to_numpy(dtype=str)
+        return np.where(genre == "", "unknown", genre)
+    counts = rows["popularity"].to_numpy()
+    of_items = rows.drop_duplicates("item_row")["popularity"].to_numpy()
+    cuts = np.quantile(of_items, [1 / 3, 2 / 3], method="inverted_cdf")
+    return np.array(["tail", "middle", "head"])[np.searchsorted(cuts, counts, side="left")]
+
+
+def rows_of(rows: pd.DataFrame, review_ids: Sequence[str], path: str | Path) -> NDArray[np.int64]:
+    """Return where among `rows` the reviews of a warm start lie.
+
+    Parameters
+    ----------
+    rows
+        `Blocks.rows`, or some of them.
+    review_ids
+        Distinct ids, in the order of the file.
+    path
+        The file, for messages.
+
+    Raises
+    ------
+    InputError
+        When a review is named twice or is not among `rows`; names file, row and id.
+    """
+    import pandas as pd
+
+    found = pd.Index(rows["review_id"]).get_indexer(np.array(review_ids, dtype=object))
+    seen: set[str] = set()
+    for number, (review_id, row) in enumerate(zip(review_ids, found, strict=True), start=1):
+        place = at(path, number, "review_id")
+        if review_id in seen:
+            raise InputError(f"{place}: '{review_id}' stands in the file twice; drop one")
+        if row < 0:
+            raise InputError(
+                f"{place}: '{review_id}' is not in the pool; select.warm_start goes on from "
+                "seeds of this corpus that select.min_rating admits"
+            )
+        seen.add(review_id)
+    return np.asarray(found, dtype=np.int64)
+
+
 def _rows_schema() -> Any:
     import pyarrow as pa
 
@@ -151,6 +212,7 @@ def _rows_schema() -> Any:
             pa.field("rating", pa.float32()),
             pa.field("item_row", pa.int32(), nullable=False),
             pa.field("popularity", pa.int32(), nullable=False),
+            pa.field("genre", pa.string(), nullable=False),
         ]
     )
 
@@ -230,9 +292,11 @@ def compose(
     review: NDArray[np.float32],
     metadata: NDArray[np.float32],
     user: NDArray[np.float32],
+    rows: NDArray[np.integer],
     item_rows: NDArray[np.integer],
     signal: str,
     weight: float,
+    folder: Path | None = None,
 ) -> NDArray[np.float32]:
     """Return the rows that selection sees.
 
@@ -243,20 +307,26 @@ def compose(
     Parameters
     ----------
     review
-        (N, d) vectors of the reviews.
+        (R, d) vectors of the reviews, or a memory map.
     metadata, user
         (M, d) and (M, f) vectors of the items.
+    rows
+        (N,) distinct rows of `review` to compose, in rising order.
     item_rows
-        (N,) row of each review's item in `metadata` and `user`.
+        (N,) row of each one's item in `metadata` and `user`.
     signal
         ``review``, ``metadata`` or ``user``.
     weight
         w, at least 0.
+    folder
+        Where a result over `HELD_BYTES` is kept, in a file without a name that ends with the
+        process (default: the system's temporary folder).
 
     Returns
     -------
     numpy.ndarray
-        (N, d), (N, d + d) or (N, d + f) float32.
+        (N, d), (N, d + d) or (N, d + f) float32; `review` itself where nothing is left out
+        or added.
 
     Raises
     ------
@@ -265,11 +335,28 @@ def compose(
     """
     if signal not in SIGNALS:
         raise InputError(f"select.signal: '{signal}' is none of {', '.join(SIGNALS)}")
-    if signal == "review":
-        return np.asarray(review, dtype=np.float32)
-    block = metadata if signal == "metadata" else user
-    added = unit_rows(block)[item_rows]
-    return np.hstack([unit_rows(review), np.float32(weight) * added])
+    if signal == "review" and len(rows) == len(review):
+        return review
+    block = {"review": review[:0], "metadata": metadata, "user": user}[signal]
+    d, added = review.shape[1], 0 if signal == "review" else block.shape[1]
+    out = _table((len(rows), d + added), folder)
+    for begin in range(0, len(rows), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        own = review[rows[part]]
+        if signal == "review":
+            out[part] = own
+        else:
+            out[part, :d] = unit_rows(own)
+            out[part, d:] = np.float32(weight) * unit_rows(block[item_rows[part]])
+    return out
+
+
+def _table(shape: tuple[int, int], folder: Path | None) -> NDArray[np.float32]:
+    """Return an unset table in memory, or in a file that nobody else sees where it is large."""
+    if 4 * shape[0] * shape[1] <= HELD_BYTES:
+        return np.empty(shape, dtype=np.float32)
+    with tempfile.TemporaryFile(dir=folder) as file:  # the map keeps it
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
 def unit_rows(block: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -287,12 +374,25 @@ def check_matrix(X: NDArray[np.generic], place: str = "X") -> None:
     Raises
     ------
     InputError
-        When X is not two-dimensional or holds NaN or infinity.
+        When X is no array of floats, not two-dimensional, without columns, or holds NaN or
+        infinity.
     """
+    if not isinstance(X, np.ndarray):
+        raise InputError(
+            f"{place}: expected a NumPy array, got {type(X).__name__}; "
+            "pass np.asarray(rows, dtype=np.float32)"
+        )
     if X.ndim != 2:
         raise InputError(f"{place}: expected rows of vectors, got {X.ndim} dimension(s)")
-    for start in range(0, len(X), 8192):
-        bad = np.flatnonzero(~np.isfinite(X[start : start + 8192]).all(axis=1))
+    if not np.issubdtype(X.dtype, np.floating):
+        raise InputError(
+            f"{place}: expected float32 or float64, got {X.dtype}; convert the rows, such as by "
+            "astype(np.float32)"
+        )
+    if not X.shape[1]:
+        raise InputError(f"{place}: rows of no numbers; give every row one or more")
+    for start in range(0, len(X), _CHUNK):
+        bad = np.flatnonzero(~np.isfinite(X[start : start + _CHUNK]).all(axis=1))
         if len(bad):
             raise InputError(
                 f"{at(place, start + int(bad[0]) + 1)}: holds NaN or infinity; remake it from "

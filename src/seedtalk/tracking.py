@@ -1,4 +1,4 @@
-"""MLflow: runs of fine-tuning and the registry of students. No other module imports it.
+"""MLflow: fine-tuning runs, the teacher's traces, the registry. No other module imports it.
 
 The store is ``<root>/mlflow.db`` with artifacts under ``<root>/mlruns``, or whatever
 ``MLFLOW_TRACKING_URI`` names.
@@ -13,17 +13,21 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import click
 
 from seedtalk.errors import InputError, RunError
 from seedtalk.params import Params, Register
 from seedtalk.records import read_json, sha256_file, sha256_text
 
-EXPERIMENT = "seedtalk"
+EXPERIMENT, TRACES = "seedtalk", "seedtalk-teacher"
+TAGS = ("key", "model")  # of a request, to find its trace by
+TRACES_AT_ONCE = 50  # handed to MLflow, whose queue drops what it cannot hold
 DVC_VARIABLES = ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE")
 # What tells runs and versions apart from one another; kept as their tags.
 DIGEST, STUDENT, DATASET = "seedtalk.digest", "seedtalk.student", "seedtalk.dataset_md5"
@@ -86,7 +90,12 @@ def init(root: Path) -> str:
 
 @contextmanager
 def run(
-    root: Path, student: str, params: Params, *, dataset: Path | None = None
+    root: Path,
+    student: str,
+    params: Params,
+    *,
+    dataset: Path | None = None,
+    teacher: Path | None = None,
 ) -> Generator[Run, None, None]:
     """Open an MLflow run for a fine-tuning; it ends as finished or, on an error, as failed.
 
@@ -100,12 +109,17 @@ def run(
         Logged in full, one MLflow parameter a key.
     dataset
         The training dialogues; their md5 (as DVC has it) becomes a tag.
+    teacher
+        ``results/teacher.json``: what the dialogues cost becomes metrics, where the file is.
 
     Raises
     ------
+    InputError
+        When `teacher` is not what the generate stage writes.
     RunError
         When the store does not answer.
     """
+    cost = {} if teacher is None else _teacher_cost(teacher)
     with _answering():
         _, experiment = _experiment(root)
         client = _client()
@@ -116,10 +130,132 @@ def run(
     try:
         with _answering():
             _log_params(client, opened, params)
-            yield Run(client, opened)
+            made = Run(client, opened)
+            made.metrics(cost)
+            yield made
         status = "FINISHED"
     finally:
         client.set_terminated(opened, status)
+
+
+class Span(Protocol):
+    """A stretch of work to be traced; see `teacher.calls.Span`."""
+
+    name: str
+    inputs: Any
+    outputs: str | None
+    error: str | None
+    attributes: dict[str, str | int | float | bool]
+    tokens: tuple[int, int] | None
+    begun: float
+    ended: float | None
+
+
+def log_traces(root: Path, asked: Iterable[Sequence[Span]], total: int) -> None:
+    """Keep a trace of each request in the experiment ``seedtalk-teacher``.
+
+    A trace is a record of a run that is over: where the store cannot keep it, that is said on
+    standard error and nothing else fails.
+
+    Parameters
+    ----------
+    root
+        Workspace that holds the store.
+    asked
+        The requests, read as they are needed: each the span around it, then its attempts.
+    total
+        How many there are.
+    """
+    # The calls are over; nobody should wait minutes for a store that is away.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        _, experiment = _experiment(root, TRACES)
+    except RunError as error:
+        click.echo(f"no trace was kept: {error.message}", err=True)
+        return
+    mlflow = _mlflow()
+    tags = _experiment_tags()
+    kept = 0
+    with _complaints() as complaints:
+        for number, one in enumerate(asked, start=1):
+            _trace(one, experiment, tags)
+            if number % TRACES_AT_ONCE == 0 or number == total:
+                mlflow.flush_trace_async_logging()
+                if complaints:
+                    break
+                kept = number
+    if complaints:
+        click.echo(
+            _public(f"{total - kept} of {total} traces may be missing: {complaints[0]}"), err=True
+        )
+
+
+def _trace(asked: Sequence[Span], experiment: str, tags: dict[str, str]) -> None:
+    import mlflow
+    from mlflow.entities import SpanStatusCode, SpanType
+    from mlflow.tracing.constant import SpanAttributeKey
+
+    def begin(span: Span, kind: str, parent: Any = None) -> Any:
+        attributes: dict[str, Any] = {f"seedtalk.{k}": v for k, v in span.attributes.items()}
+        if span.tokens is not None:
+            read, written = span.tokens
+            attributes[SpanAttributeKey.CHAT_USAGE] = {
+                "input_tokens": read, "output_tokens": written, "total_tokens": read + written,
+            }  # fmt: skip
+        return mlflow.start_span_no_context(
+            span.name,
+            span_type=kind,
+            parent_span=parent,
+            inputs={"messages": span.inputs},
+            attributes=attributes,
+            tags=None
+            if parent
+            else tags | {f"seedtalk.{k}": str(span.attributes[k]) for k in TAGS},
+            experiment_id=None if parent else experiment,
+            start_time_ns=_nanoseconds(span.begun),
+        )
+
+    def end(opened: Any, span: Span) -> None:
+        if span.error is not None:
+            opened.set_attribute("seedtalk.error", span.error)
+        opened.end(
+            outputs=span.outputs,
+            status=SpanStatusCode.OK if span.outputs is not None else SpanStatusCode.ERROR,
+            end_time_ns=_nanoseconds(span.begun if span.ended is None else span.ended),
+        )
+
+    request, *attempts = asked
+    whole = begin(request, SpanType.CHAIN)
+    for attempt in attempts:
+        end(begin(attempt, SpanType.CHAT_MODEL, whole), attempt)
+    end(whole, request)
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+@contextmanager
+def _complaints() -> Generator[list[str], None, None]:
+    """Gather what MLflow's tracing logs where it should raise."""
+    found: list[str] = []
+
+    class Gather(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage().strip().partition("\n")[0])
+
+    log = logging.getLogger("mlflow.tracing")
+    before = log.level, log.propagate
+    handler = Gather(logging.WARNING)
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+    log.propagate = False
+    try:
+        yield found
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 @dataclass(frozen=True)
@@ -162,6 +298,7 @@ def _sync_runs(root: Path, params: Params) -> int:
     """Add the runs and means that are missing; return how many runs were made."""
     made = 0
     dialogues = root / "artifacts" / "dialogues" / "train.jsonl"
+    teacher = root / "results" / "teacher.json"
     for manifest in sorted((root / "models").glob("*/student.json")):
         folder = manifest.parent
         with _answering():
@@ -169,9 +306,8 @@ def _sync_runs(root: Path, params: Params) -> int:
             known = _run_of(experiment, folder)
         history = root / "results" / "train" / f"{folder.name}.csv"
         if known is None:
-            with run(
-                root, folder.name, params, dataset=dialogues if dialogues.is_file() else None
-            ) as opened:
+            dataset = dialogues if dialogues.is_file() else None
+            with run(root, folder.name, params, dataset=dataset, teacher=teacher) as opened:
                 for row in _read_history(history):
                     opened.metrics({k: row[k] for k in ("loss", "eval_loss")}, int(row["step"]))
                 opened.student(folder)
@@ -182,12 +318,18 @@ def _sync_runs(root: Path, params: Params) -> int:
             found = known or _run_of(experiment, folder)
             if found is None:  # removed by someone else in the meantime
                 continue
-            logged = _client().get_run(found).data.metrics
+            data = _client().get_run(found).data
+            logged = data.metrics
+            if dialogues.is_file() and data.tags.get(DATASET) == _md5(dialogues):
+                _log_new(found, logged, _teacher_cost(teacher))
             for path in sorted((root / "results" / "eval").glob(f"{folder.name}-*.json")):
-                means = _means(path, folder.name)
-                new = {k: v for k, v in means.items() if logged.get(_plain(k)) != v}
-                Run(_client(), found).metrics(new)
+                _log_new(found, logged, _means(path, folder.name))
     return made
+
+
+def _log_new(run_id: str, logged: Mapping[str, float], values: Mapping[str, float | None]) -> None:
+    new = {name: value for name, value in values.items() if logged.get(_plain(name)) != value}
+    Run(_client(), run_id).metrics(new)
 
 
 def _sync_champion(root: Path, options: Register, cache_dir: Path) -> dict[str, Any] | None:
@@ -338,7 +480,7 @@ def _mlflow() -> Any:
     return mlflow
 
 
-def _experiment(root: Path) -> tuple[str, str]:
+def _experiment(root: Path, name: str = EXPERIMENT) -> tuple[str, str]:
     """Return the URI of the store and the id of the experiment, both made if missing."""
     from filelock import FileLock
 
@@ -353,12 +495,12 @@ def _experiment(root: Path) -> tuple[str, str]:
             client = _client()
         except OSError as error:
             raise RunError(_public(f"MLflow's store {uri} failed: {error}")) from error
-        found = client.get_experiment_by_name(EXPERIMENT)
+        found = client.get_experiment_by_name(name)
         if found is not None:
             return uri, found.experiment_id
         # A relative place would be bound to today's working directory.
         place = None if remote else (root / "mlruns").as_uri()
-        return uri, client.create_experiment(EXPERIMENT, artifact_location=place)
+        return uri, client.create_experiment(name, artifact_location=place)
 
 
 def _client() -> Any:
@@ -387,17 +529,23 @@ def _public(text: str) -> str:
 
 
 def _tags(root: Path, student: str, dataset: Path | None) -> dict[str, str]:
-    tags = {name: os.environ[name] for name in DVC_VARIABLES if os.environ.get(name)}
-    tags[STUDENT] = student
+    tags = _experiment_tags() | {STUDENT: student}
     if dataset is not None:
-        with dataset.open("rb") as file:
-            # DVC's own digest of the file, not a safeguard.
-            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-        tags[DATASET] = md5.hexdigest()
+        tags[DATASET] = _md5(dataset)
     if revision := _git(root, "rev-parse", "HEAD"):
         tags["git.revision"] = revision
         tags["git.dirty"] = str(bool(_git(root, "status", "--porcelain"))).lower()
     return tags
+
+
+def _md5(path: Path) -> str:
+    """Return DVC's own digest of a file, which is no safeguard."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _experiment_tags() -> dict[str, str]:
+    return {name: os.environ[name] for name in DVC_VARIABLES if os.environ.get(name)}
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -462,6 +610,28 @@ def _means(path: Path, student: str) -> dict[str, float]:
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not an evaluation ({error}); run `dvc repro evaluate`"
+        ) from error
+
+
+def _teacher_cost(path: Path) -> dict[str, float | None]:
+    """Return what the dialogues cost, as metrics; {} where the teacher's summary is not there."""
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    try:
+        tokens = found["tokens"]
+        told = {
+            "teacher.answered": found["answered"],
+            "teacher.input_tokens": tokens["input"],
+            "teacher.output_tokens": tokens["output"],
+            "teacher.usd": found["usd"],
+            "teacher.calls": found["spent"]["calls"],
+            "teacher.spent_usd": found["spent"]["usd"],
+        }
+        return {name: None if value is None else float(value) for name, value in told.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a summary of the teacher ({error}); run `dvc repro generate`"
         ) from error
 
 

@@ -23,4 +23,5 @@ def endpoint(monkeypatch):
 @pytest.fixture
 def impatient(monkeypatch):
     """Waits between attempts are short."""
-    monkeypatch.setattr("seedtalk.teacher.openai.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("seedtalk.teacher.limiter.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("seedtalk.teacher.limiter.FIRST_COOLING", 1.0)

@@ -84,6 +84,38 @@ def drip(handler: Handler) -> None:
         time.sleep(0.05)
 
 
+def flood(size: int, **headers: str) -> Act:
+    """Answer with so many bytes, in chunks, without saying how many."""
+
+    def act(handler: Handler) -> None:
+        handler.send_response(200)
+        for name, value in ({"transfer_encoding": "chunked"} | headers).items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        part = b"10000\r\n" + b" " * 65536 + b"\r\n"
+        for _ in range(size // 65536):
+            handler.wfile.write(part)
+            handler.server.flooded += 65536
+        handler.wfile.write(b"0\r\n\r\n")
+
+    return act
+
+
+def redirect(location: str, status: int = 307) -> Act:
+    """Send the caller elsewhere."""
+    return say(status, b"", location=location)
+
+
+def at_most(count: int, delay: float = 0.02) -> Act:
+    """Serve so many calls at a time, and turn the others away."""
+
+    def act(handler: Handler) -> None:
+        full = handler.server.open > count
+        (error(429, "rate_limit_exceeded") if full else say(delay=delay))(handler)
+
+    return act
+
+
 class Handler(BaseHTTPRequestHandler):
     """Counts a call, then does what the server's plan says for its message."""
 
@@ -97,7 +129,8 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.calls[text] += 1
             turn = self.server.calls[text]
-            self.server.seen.append({"path": self.path, "body": body, "headers": self.headers})
+            said = {"path": self.path, "body": body, "headers": self.headers}
+            self.server.seen.append(said | {"time": time.monotonic()})
             self.server.open += 1
             self.server.most_open = max(self.server.most_open, self.server.open)
         plan = self.server.plan.get(text, self.server.default)
@@ -131,7 +164,7 @@ class Endpoint(ThreadingHTTPServer):
         self.seen: list[dict[str, Any]] = []
         self.plan: dict[str, list[Act]] = {}
         self.default: list[Act] = [say()]
-        self.open = self.most_open = 0
+        self.open = self.most_open = self.flooded = 0
 
     def handle_error(self, *_: Any) -> None:
         pass

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -16,9 +17,11 @@ from tests import domain
 from tests.faults.server import (
     CONTENT,
     KEY,
+    Endpoint,
     completion,
     drip,
     error,
+    redirect,
     requests,
     reset,
     say,
@@ -28,10 +31,14 @@ from tests.faults.server import (
 
 from seedtalk import teacher as layer
 from seedtalk.errors import InputError, RunError
-from seedtalk.teacher import openai
 from seedtalk.teacher.ledger import Ledger
+from seedtalk.teacher.limiter import FIRST_WINDOW
+from seedtalk.teacher.openai import endpoint_url
 
 pytestmark = pytest.mark.usefixtures("impatient")
+
+
+PRICE = {"usd_per_million_input": 1000.0, "usd_per_million_output": 2000.0}
 
 
 def generate(endpoint, tmp_path, rows, **values):
@@ -56,8 +63,10 @@ def test_answers_come_in_request_order(endpoint, tmp_path):
         "requests": 5,
         "answered": 5,
         "failed": 0,
+        "repaired": 0,
         "tokens": {"input": 50, "output": 25},
         "usd": None,
+        "spent": {"calls": 5, "usd": None},
     }
 
 
@@ -89,7 +98,13 @@ PASSING = {
     "429 nonsense": error(429, "slow", retry_after="soon"),
     "408": error(408),
     "409": error(409),
+    "425": error(425),
     "500": error(500),
+    "501": error(501),
+    "504": error(504),
+    "520 html": say(520, b"<html>origin</html>", content_type="text/html"),
+    "500 empty": say(500, b""),
+    "500 with half a pair": say(500, b'{"error": {"message": "so \\ud83d bad"}}'),
     "502 html": say(502, b"<html>bad gateway</html>", content_type="text/html"),
     "503": error(503),
     "529": error(529),
@@ -118,7 +133,7 @@ def test_a_call_that_takes_too_long_is_tried_again(endpoint, tmp_path):
     endpoint.plan = {"q0": [say(delay=1.0), say()]}
     _, summary = generate(endpoint, tmp_path, requests(1), timeout=0.3)
     assert summary["answered"] == 1 and endpoint.total == 2
-    assert rows_of(tmp_path)[0][:2] == ("failed", "timeout: no answer in 0.3 s")
+    assert rows_of(tmp_path)[0][:2] == ("failed", "passing: timeout: no answer in 0.3 s")
 
 
 def test_an_answer_that_drips_is_given_up(endpoint, tmp_path):
@@ -126,6 +141,113 @@ def test_an_answer_that_drips_is_given_up(endpoint, tmp_path):
     start = time.monotonic()
     _, summary = generate(endpoint, tmp_path, requests(1), timeout=0.4)
     assert summary["answered"] == 1 and time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_the_key_goes_nowhere_else(endpoint, tmp_path, status):
+    other = Endpoint()
+    thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        endpoint.default = [redirect(f"{other.url}/chat/completions", status)]
+        with pytest.raises(InputError, match=rf"HTTP {status}.*{other.server_port}.*base_url"):
+            generate(endpoint, tmp_path, requests(20))
+        assert other.total == 0 and endpoint.total <= FIRST_WINDOW
+    finally:
+        other.shutdown()
+        other.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "location", ["http://169.254.169.254/latest/meta-data/", "//metadata/", "/elsewhere", ""]
+)
+def test_a_redirect_anywhere_is_bad_input(endpoint, tmp_path, location):
+    endpoint.default = [redirect(location)]
+    with pytest.raises(InputError, match="sends callers on to"):
+        generate(endpoint, tmp_path, requests(1))
+
+
+def test_a_redirect_tells_no_secret_of_its_query(endpoint, tmp_path):
+    endpoint.default = [redirect("http://user:word@127.0.0.1:9/login?token=abc")]
+    with pytest.raises(InputError) as raised:
+        generate(endpoint, tmp_path, requests(1))
+    assert "127.0.0.1:9/login" in raised.value.message
+    assert "word" not in raised.value.message and "abc" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "169.254.0.1:8000",
+        "2852039166",  # the same in one number
+        "0xa9fea9fe",
+        "[fe80::1]",
+        "[::ffff:169.254.169.254]",
+        "[fd00:ec2::254]",
+        "100.100.100.200",
+        "metadata.google.internal",
+        "METADATA",
+        "metadata.google.internal.",
+        "224.0.0.1",
+    ],
+)
+def test_no_address_where_machines_keep_secrets_is_called(endpoint, tmp_path, host):
+    with pytest.raises(InputError, match="teacher.base_url.*keep secrets"):
+        generate(endpoint, tmp_path, requests(1), base_url=f"http://{host}/v1")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1/v1",
+        "http://localhost:1/v1",
+        "http://[::1]:1",
+        "http://0.0.0.0:8000/v1",
+        "http://10.0.0.7/v1",
+        "http://172.16.3.4/v1",
+        "http://192.168.1.20:8080/v1",
+    ],
+)
+def test_models_are_served_on_loopback_and_private_networks(endpoint, url):
+    assert endpoint_url(teacher(endpoint, base_url=url)) == url
+
+
+def test_a_host_that_cannot_be_found_is_a_failed_run(endpoint, tmp_path):
+    values = {"base_url": "http://no-such-host.invalid/v1", "attempts": 2}
+    with pytest.raises(RunError, match="2 of 2 requests got no answer.*connection"):
+        generate(endpoint, tmp_path, requests(2), **values)
+    assert {usd for *_, usd, _ in rows_of(tmp_path)} == {0.0}
+
+
+def test_tls_to_a_server_that_speaks_none_stops_the_run(endpoint, tmp_path):
+    values = {"base_url": endpoint.url.replace("http:", "https:")}
+    with pytest.raises(RunError, match="tls.*does teacher.base_url begin with the right"):
+        generate(endpoint, tmp_path, requests(100), **values)
+    assert len(rows_of(tmp_path)) <= FIRST_WINDOW
+
+
+def test_a_call_that_was_never_sent_costs_nothing(endpoint, tmp_path):
+    values = {"base_url": "http://127.0.0.1:9/v1", "attempts": 2} | PRICE
+    with pytest.raises(RunError, match="connection"):
+        generate(endpoint, tmp_path, requests(2), **values)
+    assert [usd for *_, usd, _ in rows_of(tmp_path)] == [0.0] * 4
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-with\u2014a-dash", "sk-bell\x07"])
+def test_a_key_that_no_header_can_hold_is_bad_input(endpoint, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(InputError, match="OPENAI_API_KEY: holds a character"):
+        generate(endpoint, tmp_path, requests(1))
+    assert endpoint.total == 0
+
+
+@pytest.mark.parametrize("key", [f" {KEY}", f"{KEY}\n"])
+def test_blanks_around_a_key_are_no_part_of_it(endpoint, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    generate(endpoint, tmp_path, requests(1))
+    assert endpoint.seen[0]["headers"]["authorization"] == f"Bearer {KEY}"
 
 
 def test_retry_after_is_waited_for(endpoint, tmp_path):
@@ -239,10 +361,20 @@ def test_known_requests_cost_no_call_and_a_new_one_costs_one(endpoint, tmp_path)
 
 
 def test_failures_are_never_served(endpoint, tmp_path):
-    endpoint.plan = {"q1": [error(400), say()]}
-    generate(endpoint, tmp_path, requests(2))
+    endpoint.plan = {"q1": [error(500)]}
+    with pytest.raises(RunError, match="1 of 2 requests got no answer"):
+        generate(endpoint, tmp_path, requests(2), attempts=2)
+    endpoint.plan = {}
     lines, _ = generate(endpoint, tmp_path, requests(2))
-    assert lines[1]["error"] is None and endpoint.calls["q1"] == 2
+    assert lines[1]["error"] is None and endpoint.calls == {"q0": 1, "q1": 3}
+
+
+def test_a_refusal_of_a_request_is_final(endpoint, tmp_path):
+    endpoint.plan = {"q1": [error(400, "too_long"), say()]}
+    first = generate(endpoint, tmp_path, requests(2))
+    assert generate(endpoint, tmp_path, requests(2)) == first and endpoint.calls["q1"] == 1
+    assert first[0][1]["error"]["code"] == "too_long"
+    assert generate(endpoint, tmp_path, requests(2), backend="replay")[0] == first[0]
 
 
 def test_another_sampling_is_another_request(endpoint, tmp_path):
@@ -277,7 +409,6 @@ def test_retries_count_against_the_cap(endpoint, tmp_path):
     assert endpoint.total == 5
 
 
-PRICE = {"usd_per_million_input": 1000.0, "usd_per_million_output": 2000.0}
 COST = 10 * 0.001 + 5 * 0.002  # of every good answer
 
 
@@ -341,7 +472,7 @@ def test_a_placeholder_for_a_key_leaves_answers_as_they_came(endpoint, tmp_path,
         "q0": [say(body=completion("a local hero"))],
         "q1": [error(400, message="no local model")],
     }
-    lines, _ = generate(endpoint, tmp_path, requests(2))
+    lines, _ = generate(endpoint, tmp_path, requests(2), repair=False)
     assert lines[0]["response"]["body"]["choices"][0]["message"]["content"] == "a local hero"
     assert "no local model" in lines[1]["error"]["message"]
 
@@ -365,24 +496,6 @@ def test_the_default_endpoint_needs_a_key(endpoint, tmp_path, monkeypatch):
         generate(endpoint, tmp_path, requests(1), base_url="")
 
 
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "2.5"}, 2.5),
-        ({"retry-after": "-1"}, 0.0),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "inf"}, None),
-        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
-        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 40.0),
-        ({"retry-after": "Thu, 01 Jan 1970 00:00:01 GMT"}, 0.0),
-        ({"retry-after": "whenever"}, None),
-    ],
-)
-def test_retry_after_in_every_form(headers, seconds):
-    assert openai.retry_after(headers, now=60.0) == seconds
-
-
 def start(endpoint, tmp_path, count, root=None, **values):
     """Run the stage in a process of its own, with the ledger of the workspace `root`."""
     write_requests(tmp_path / "requests.jsonl", requests(count))
@@ -397,42 +510,3 @@ def start(endpoint, tmp_path, count, root=None, **values):
     return subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     )
-
-
-def wait_for(endpoint, calls):
-    deadline = time.monotonic() + 30
-    while endpoint.total < calls:
-        assert time.monotonic() < deadline, "the run made no calls"
-        time.sleep(0.01)
-
-
-def test_kill_9_repays_the_calls_in_flight_at_most(endpoint, tmp_path):
-    endpoint.default = [say(delay=0.1)]
-    process = start(endpoint, tmp_path, 40)
-    wait_for(endpoint, 14)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "out.jsonl").exists()
-    endpoint.default = [say()]
-    again = start(endpoint, tmp_path, 40)
-    assert again.wait(60) == 0, again.stderr.read()
-    assert set(endpoint.calls.values()) <= {1, 2} and endpoint.total <= 44
-    lines, _ = generate(endpoint, tmp_path / ".cache", requests(40))
-    written = (tmp_path / "out.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in written] == lines and endpoint.total <= 44
-
-
-def test_an_interrupt_drains(endpoint, tmp_path):
-    endpoint.default = [say(delay=0.2)]
-    process = start(endpoint, tmp_path, 40)
-    wait_for(endpoint, 6)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 1
-    said = process.stderr.read()
-    assert "interrupted" in said and "is kept" in said and "Traceback" not in said
-    made = endpoint.total
-    assert made < 20
-    endpoint.default = [say()]
-    again = start(endpoint, tmp_path, 40)
-    assert again.wait(60) == 0, again.stderr.read()
-    assert endpoint.total == 40  # what was in flight was awaited, and nothing is paid twice

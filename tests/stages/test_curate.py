@@ -5,9 +5,9 @@ from click.testing import CliRunner
 from stages.curate import main
 from stages.generate import main as generate
 from stages.prompt import main as prompt
-from tests import domain
+from tests import domain, toy
 
-from seedtalk.records import Dialogue, Rejected, read_jsonl
+from seedtalk.records import Dialogue, Provenance, Rejected, read_jsonl, write_table
 
 
 @pytest.fixture
@@ -15,9 +15,15 @@ def inputs(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     domain.write_tables(tmp_path)
     domain.write_params(tmp_path / "params.yaml")
+    talk(tmp_path)
+    return tmp_path
+
+
+def talk(folder):
+    """Write the requests and have them answered."""
     invoke(
         prompt,
-        tmp_path,
+        folder,
         seeds="seeds.jsonl",
         reviews="reviews.parquet",
         items="items.parquet",
@@ -27,12 +33,11 @@ def inputs(tmp_path, monkeypatch):
     )
     invoke(
         generate,
-        tmp_path,
+        folder,
         requests="requests.jsonl",
         responses="responses.jsonl",
         summary="teacher.json",
     )
-    return tmp_path
 
 
 def invoke(command, folder, **paths):
@@ -77,10 +82,80 @@ def test_seeds_become_dialogues_that_name_no_target(inputs):
     assert summary["hallucination_rate"] == 0.0
 
 
+def test_every_request_has_its_provenance(inputs):
+    run(inputs)
+    told = read_jsonl(inputs / "out/dialogues/provenance.jsonl", Provenance)
+    assert [record.dialogue_id for record in told] == [seed.review_id for seed in domain.seeds()]
+    parts = {
+        verdict: {d.dialogue_id for d in read_jsonl(inputs / f"out/dialogues/{name}.jsonl", model)}
+        for verdict, name, model in (
+            ("train", "train", Dialogue),
+            ("valid", "valid", Dialogue),
+            ("quarantined", "quarantine", Rejected),
+        )
+    }
+    assert all(record.dialogue_id in parts[record.verdict] for record in told)
+    lines = (inputs / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    keys = [json.loads(line)["response"]["request_id"] for line in lines]
+    assert [record.request_key for record in told] == keys and len(set(keys)) == len(keys)
+
+
+def test_dialogues_of_several_turns_pass_every_check(inputs):
+    domain.write_params(inputs / "params.yaml", prompt={"turns": 3})
+    talk(inputs)
+    assert run(inputs).exit_code == 0
+    summary = json.loads((inputs / "out/synthesis.json").read_text())
+    assert summary["seeker_messages"].keys() == {"3"}
+    # The made-up reviews share their sentences, so that some dialogues are alike.
+    bad = {k for k, count in summary["quarantined"].items() if count}
+    assert bad <= {"near_duplicate"}
+
+
+def test_the_encoder_finds_what_an_evaluation_says_too(inputs, tmp_path):
+    encoder = toy.toy_encoder(tmp_path / "encoder")
+    train = [json.loads(line) for line in dialogues(inputs)]
+    copied = domain.conversations()
+    copied.at[0, "turns"][0]["text"] = train[0]["messages"][1]["content"]
+    write_table(inputs / "conversations.parquet", copied, "conversations")
+    domain.write_params(
+        inputs / "params.yaml",
+        models={"minilm": str(encoder)},
+        curate={"contamination_similarity": 0.97, "contamination_ngram": 99},
+    )
+    assert run(inputs).exit_code == 0
+    told = read_jsonl(inputs / "out/dialogues/provenance.jsonl", Provenance)
+    record = next(r for r in told if r.dialogue_id == train[0]["dialogue_id"])
+    assert record.reason == "contaminated"
+    assert record.filters["contamination"]["ngram"] is None
+    assert record.filters["contamination"]["cosine"] > 0.97
+    # Off, no encoder is read, not even one that is not there.
+    domain.write_params(inputs / "params.yaml", models={"minilm": str(tmp_path / "none")})
+    assert run(inputs).exit_code == 0
+
+
+def dialogues(folder):
+    run(folder)
+    text = (folder / "out/dialogues/train.jsonl").read_text(encoding="utf-8")
+    return text.splitlines()
+
+
+def test_a_missing_encoder_ends_with_2(inputs, tmp_path):
+    domain.write_params(
+        inputs / "params.yaml",
+        models={"minilm": str(tmp_path / "none")},
+        curate={"contamination_similarity": 0.9},
+    )
+    conversations = domain.conversations()
+    conversations.at[0, "turns"][0]["text"] = "Please find me a film with a lot of snow and trains."
+    write_table(inputs / "conversations.parquet", conversations, "conversations")
+    result = run(inputs)
+    assert result.exit_code == 2 and "none" in result.output
+
+
 def test_two_runs_write_equal_bytes(inputs):
     run(inputs, "one")
     run(inputs, "two")
-    names = [f"dialogues/{n}.jsonl" for n in ("train", "valid", "quarantine")]
+    names = [f"dialogues/{n}.jsonl" for n in ("train", "valid", "quarantine", "provenance")]
     for name in [*names, "synthesis.json"]:
         assert (inputs / "one" / name).read_bytes() == (inputs / "two" / name).read_bytes()
 

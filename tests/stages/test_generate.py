@@ -38,6 +38,8 @@ def test_the_extractive_teacher_answers_every_request_in_order(inputs):
     assert all(a["response"]["status_code"] == 200 and a["error"] is None for a in answers)
     summary = json.loads((inputs / "out/teacher.json").read_text())
     assert summary["answered"] == len(rows) and summary["usd"] == 0.0
+    ids = [answer["response"]["request_id"] for answer in answers]
+    assert len(set(ids)) == len(rows) and all(len(each) == 64 for each in ids)
 
 
 def test_two_runs_write_equal_bytes_and_no_ledger(inputs):
@@ -64,6 +66,9 @@ def test_replay_without_a_ledger_ends_with_1_and_counts_the_misses(inputs):
         ("{}", "row 1, field 'custom_id'"),
         ('{"custom_id": "a"}', "row 1, field 'body'"),
         ('{"custom_id": "a", "body": {"model": "m"}}', "field 'body.max_tokens'"),
+        ('{"custom_id": "a", "body": {"model": "m", "max_tokens": -1}}', "field 'body.max_tokens'"),
+        ('{"custom_id": "a", "body": {"model": "m", "max_tokens": true}}', "'body.max_tokens'"),
+        ('{"custom_id": "a", "body": {"model": "m", "max_tokens": 1, "n": 2}}', "'body.n'"),
         (
             '{"custom_id": "a", "body": {"model": "m", "max_tokens": 1, "messages": [{}]}}',
             "field 'body.messages'",
@@ -83,6 +88,28 @@ def test_an_id_that_is_there_twice_ends_with_2(inputs):
     (inputs / "requests.jsonl").write_text(f"{text}\n{text}\n", encoding="utf-8")
     result = run(inputs)
     assert result.exit_code == 2 and "row 2, field 'custom_id'" in result.output
+
+
+def test_a_wrong_table_of_prices_ends_with_2(inputs):
+    (inputs / "prices.yaml").write_text("extractive: {input: 1}\n")
+    group = {"backend": "replay", "prices": str(inputs / "prices.yaml")}
+    domain.write_params(inputs / "params.yaml", teacher=group)
+    result = run(inputs)
+    assert result.exit_code == 2
+    assert "prices.yaml, model 'extractive', field 'output': missing" in result.output
+
+
+def test_a_cap_without_a_price_ends_with_2(inputs):
+    group = {"backend": "openai", "base_url": "http://127.0.0.1:9/v1", "max_usd": 1.0}
+    domain.write_params(inputs / "params.yaml", teacher=group)
+    result = run(inputs)
+    assert result.exit_code == 2 and "the price of 'extractive' is unknown" in result.output
+    assert not (inputs / ".cache" / "ledger.sqlite").exists()
+
+
+def test_the_extractive_teacher_reads_no_prices(inputs):
+    domain.write_params(inputs / "params.yaml", teacher={"prices": "gone.yaml", "max_usd": 1.0})
+    assert run(inputs).exit_code == 0
 
 
 def test_the_ungrounded_baseline_wants_a_language_model(inputs):

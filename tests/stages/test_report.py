@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = (
     "results/metrics.json",
     "results/report.html",
+    "results/dialogues.html",
     "results/plots/recall.csv",
     "results/plots/headline.png",
     "results/plots/map.png",
@@ -158,7 +159,8 @@ def test_the_page_needs_nothing_from_outside(done):
     assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
     for name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "action"):
-            assert value.startswith(("#", "data:image/png;base64,")), value
+            beside = value == "dialogues.html"
+            assert beside or value.startswith(("#", "data:image/png;base64,")), value
         assert not name.startswith("on")
     style = re.sub(r'xmlns(:xlink)?="[^"]+"', "", (done / "results/report.html").read_text())
     assert "http://" not in style and "https://" not in style and "@import" not in style
@@ -181,7 +183,7 @@ def test_the_page_tells_the_run(done):
     for expected in (
         "neighbours-dialogues", "popularity", "extractive teacher", "is not one", "proxy",
         "50 candidates", "− no title found in the text", "9,204", "mean entropy", "hallucinated",
-        "3.1%", "near-duplicate of one kept before", "names a title it recommends", "$0.00",
+        "3.1%", "near-duplicate of one kept before", "names a title it recommends", "$1.50",
         "Seed review", "12,345",
         "untouched", "All parameters", "select.entropy_weight",
     ):  # fmt: skip
@@ -279,11 +281,21 @@ def test_a_run_without_tuning_gains_or_quarantine(run):
 def test_tokens_that_were_not_counted_are_unknown(run):
     path = run / "results/teacher.json"
     unknown = {"tokens": {"input": None, "output": None}, "usd": None}
+    unknown["spent"] = {"calls": 4321, "usd": None}
     path.write_text(json.dumps(json.loads(path.read_text()) | unknown))
     write_params(run)
     assert report(run).exit_code == 0
     text = (run / "results/report.html").read_text()
-    assert len(re.findall(r">\s*unknown\s*<", text)) == 3
+    assert len(re.findall(r">\s*unknown\s*<", text)) == 4
+    assert re.search(r"calls made<[^$]*?>\s*4\S?321\s*<", text)
+
+
+def test_the_report_tells_the_cost_of_the_answers_from_what_was_spent(run):
+    write_params(run)
+    assert report(run).exit_code == 0
+    text = (run / "results/report.html").read_text()
+    assert re.search(r"cost of these answers<.*?>\s*\$1\.50\s*<", text, re.DOTALL)
+    assert re.search(r"retries and repairs included<.*?>\s*\$2\.25\s*<", text, re.DOTALL)
 
 
 EVAL = Path("results/eval")
@@ -330,6 +342,10 @@ EVAL = Path("results/eval")
         (
             lambda r: change(r / "results/teacher.json", answered=None),
             ["teacher.json", "'answered'", "dvc repro generate"],
+        ),
+        (
+            lambda r: change(r / "results/teacher.json", spent={"calls": 3}),
+            ["teacher.json", "'spent.usd'", "dvc repro generate"],
         ),
         (
             lambda r: change(r / "results/teacher.json", tokens={"input": 3}),

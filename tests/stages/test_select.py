@@ -19,6 +19,8 @@ OUTPUTS = (
     "artifacts/seeds.jsonl",
     "artifacts/map.parquet",
     "results/gain.csv",
+    "results/gains.csv",
+    "results/overlap.csv",
     "results/selection.json",
 )
 
@@ -38,6 +40,7 @@ def site(tmp_path, monkeypatch):
             "rating": rating,
             "item_row": item_row,
             "popularity": (item_row % 7).astype(np.int32),
+            "genre": np.array(["Crime", "Horror", "Comedy", ""])[item_row % 4],
         }
     )
     blocks = signals.Blocks(
@@ -52,7 +55,9 @@ def site(tmp_path, monkeypatch):
 
 def run(site, **change):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["select"] |= {"budget": 25, "clusters": 6, "max_per_item": 3} | change
+    (site / "none.jsonl").write_text("")
+    small = {"budget": 25, "clusters": 6, "max_per_item": 3, "compare": ["random"]}
+    params["select"] |= small | {"warm_start": "none.jsonl"} | change
     (site / "params.yaml").write_text(yaml.safe_dump(params))
     return CliRunner().invoke(command("select"), [], catch_exceptions=False)
 
@@ -66,7 +71,7 @@ def test_outputs_agree_with_the_core_and_one_another(site, method, signal):
     pool = [n for n in range(120) if n % 6 or n == 6]  # the unrated stay
     rows = blocks.rows.iloc[pool]
     X = signals.compose(
-        blocks.review[pool], blocks.metadata, blocks.user, rows["item_row"], signal, 0.5
+        blocks.review, blocks.metadata, blocks.user, pool, rows["item_row"].to_numpy(), signal, 0.5
     )
     items = rows["item_id"].to_numpy(dtype=str)
     chosen = select(
@@ -95,6 +100,11 @@ def test_outputs_agree_with_the_core_and_one_another(site, method, signal):
     told = {"method": method, "signal": signal, "signal_weight": 0.5, "budget": 25, "pool": 101}
     assert {key: numbers[key] for key in told} == told
     assert numbers["most_per_item"] <= 3
+    assert numbers["strategies"][method]["distinct_items"] == numbers["distinct_items"]
+    assert numbers["sweep"][-1] | {"budget": 0, "gain": 0} == numbers["strategies"][method] | {
+        "budget": 0,
+        "gain": 0,
+    }
     assert numbers["picks_per_cluster"] == [
         int((picked["cluster"] == cluster).sum()) for cluster in range(6)
     ]
@@ -113,6 +123,97 @@ def test_a_smaller_budget_gives_the_first_seeds(site):
     whole = (site / "artifacts/seeds.jsonl").read_bytes()
     run(site, budget=9)
     assert whole.startswith((site / "artifacts/seeds.jsonl").read_bytes())
+
+
+def test_going_on_from_seeds_keeps_them_first(site):
+    run(site, budget=34)
+    whole = (site / "artifacts/seeds.jsonl").read_text().splitlines()
+    old = [json.loads(line) | {"score": 7.5} for line in whole[:9]]
+    (site / "old.jsonl").write_text("".join(json.dumps(seed) + "\n" for seed in old))
+    done = run(site, warm_start="old.jsonl")
+    assert done.exit_code == 0, done.output
+    seeds = [json.loads(line) for line in (site / "artifacts/seeds.jsonl").open()]
+    assert seeds[:9] == old  # with their scores
+    assert [seed["rank"] for seed in seeds] == list(range(34))
+    assert [s["review_id"] for s in seeds[9:]] == [json.loads(s)["review_id"] for s in whole[9:]]
+    gain = pd.read_csv(site / "results/gain.csv")
+    assert gain["rank"].tolist() == list(range(9, 34))
+    numbers = json.loads((site / "results/selection.json").read_text())
+    assert (numbers["warm_start"], numbers["budget"]) == (9, 25)
+    assert numbers["stopping"]["reference"] == 7.5  # the seeds before are part of the selection
+    assert sum(numbers["picks_per_cluster"]) == 34
+    assert sum(group["picks"] for group in numbers["groups"].values()) == 34
+    drawn = pd.read_parquet(site / "artifacts/map.parquet").dropna(subset=["rank"])
+    assert len(drawn) == 34
+
+
+@pytest.mark.parametrize(
+    ("review_id", "message"),
+    [("r999", "'r999' is not in the pool"), ("r000", "'r000' is not in the pool")],
+)
+def test_a_warm_start_outside_the_pool_is_named(site, review_id, message):
+    seed = {"rank": 0, "review_id": review_id, "item_id": "i00", "score": 1.0}
+    (site / "old.jsonl").write_text(json.dumps(seed) + "\n")
+    done = run(site, warm_start="old.jsonl")
+    assert done.exit_code == 2
+    assert "old.jsonl, row 1, field 'review_id'" in done.output
+    assert message in done.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize("group", ["genre", "popularity"])
+def test_every_group_gets_its_least(site, group):
+    params = {"group": group, "method": "popularity", "max_per_item": 0}
+    run(site, **params)
+    free = json.loads((site / "results/selection.json").read_text())["groups"]
+    assert min(counts["picks"] for counts in free.values()) < 6
+    assert run(site, **params, min_per_group=6).exit_code == 0
+    kept = json.loads((site / "results/selection.json").read_text())["groups"]
+    assert min(counts["picks"] for counts in kept.values()) >= 6
+    assert set(kept) == (
+        {"Crime", "Horror", "Comedy", "unknown"} if group == "genre" else {"head", "middle", "tail"}
+    )
+    assert sum(counts["pool"] for counts in kept.values()) == 101
+
+
+def test_a_group_that_cannot_give_its_least_is_named(site):
+    done = run(site, min_per_group=9, budget=20, max_per_item=1)
+    assert done.exit_code == 2
+    assert "select.min_per_group" in done.output
+
+
+def test_every_strategy_is_held_beside(site):
+    assert run(site, compare=list(METHODS), method="fisher").exit_code == 0
+    numbers = json.loads((site / "results/selection.json").read_text())
+    assert list(numbers["strategies"]) == list(METHODS)
+    assert numbers["skipped"] == {}
+    overlap = pd.read_csv(site / "results/overlap.csv")
+    assert len(overlap) == 21 * 5  # pairs of seven, budgets of a sweep
+    gains = pd.read_csv(site / "results/gains.csv")
+    assert gains.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 25)
+    own = gains[gains["method"] == "fisher"]["gain"]
+    assert own.tolist() == pd.read_csv(site / "results/gain.csv")["gain"].tolist()
+
+
+def test_nothing_beside_is_an_empty_table(site):
+    assert run(site, compare=[]).exit_code == 0
+    numbers = json.loads((site / "results/selection.json").read_text())
+    assert list(numbers["strategies"]) == ["js"]
+    overlap = pd.read_csv(site / "results/overlap.csv")
+    assert overlap.columns.tolist() == ["a", "b", "budget", "shared", "jaccard"]
+    assert not len(overlap)
+
+
+def test_a_missing_gpu_is_named(site, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    (site / "none.jsonl").write_text("")
+    params["select"] |= {"budget": 9, "clusters": 6, "warm_start": "none.jsonl", "device": "cuda"}
+    (site / "params.yaml").write_text(yaml.safe_dump(params))
+    done = CliRunner().invoke(command("select"), [])
+    assert done.exit_code == 2
+    assert "cuda" in done.output
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,43 @@ def test_masking_cuts_titles_with_their_years(catalogue):
 
 def test_masking_leaves_a_text_without_titles(catalogue):
     assert catalogue.mask("nothing of the kind") == "nothing of the kind"
+
+
+def test_masking_reads_an_ampersand_and_takes_a_titles_own_mark():
+    catalogue = of(("a", "Salt & Ember", 1971), ("b", "Overboard!", 1980))
+    assert (
+        catalogue.mask("I liked Salt & Ember (1971) and Overboard! (1980).") == "I liked | and |."
+    )
+    assert catalogue.mask("Salt and Ember") == "|"
+
+
+@pytest.mark.parametrize(
+    ("title", "item", "exact"),
+    [
+        ("Harbour of Crows (1994)", "f02", True),
+        ("HARBOUR OF CROWS", "f02", True),
+        ("Harbuor of Crows (1994)", "f02", False),
+        ("The Coper Lantern", "f01", False),
+    ],
+)
+def test_a_match_says_whether_letters_differ(catalogue, title, item, exact):
+    found = catalogue.match(title)
+    assert (found.item_id, found.exact) == (item, exact)
+    assert catalogue.link(title) == item
+
+
+@pytest.mark.parametrize(
+    ("title", "item"),
+    [
+        ("Harbour of Crows (1950)", "f02"),  # another year
+        ("Harbour of the Crows (1994)", "f02"),
+        ("Harbour of Crows III", "f03"),  # a sequel it lacks
+        ("The Copper Kettles of Ash", None),
+        ("Marigold Streets (1930)", "f10"),  # of two, the newest
+        ("Nothing Like Them", None),
+        ("???", None),
+        ("", None),
+    ],
+)
+def test_what_links_to_nothing_may_be_near_a_title(catalogue, title, item):
+    assert catalogue.nearest(title) == item

@@ -1,12 +1,15 @@
+import hashlib
 import json
+import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import domain
 
-from seedtalk import curation, prompting
+from seedtalk import curation, prompting, records
+from seedtalk.catalogue import Catalogue
 from seedtalk.errors import InputError, RunError
 
 TEACHER = {"model": "m", "backend": "openai", "usd": 0.1}
@@ -31,9 +34,26 @@ def answer(query, titles=("The Copper Lantern (1987)",), **more):
     return json.dumps({"messages": messages, "recommendations": list(titles)} | more)
 
 
+def talk(*turns):
+    messages = [{"role": role, "content": text} for role, text in turns]
+    return json.dumps({"messages": messages, "recommendations": []})
+
+
 def line(name, content):
     body = {"choices": [{"message": {"content": content}}]}
     return {"custom_id": name, "response": {"status_code": 200, "body": body}, "error": None}
+
+
+VOCABULARY = 512
+
+
+def embed(texts):
+    """A stand-in for an encoder: unit rows of counted words, each word in its own place."""
+    rows = np.zeros((len(texts), VOCABULARY), dtype=np.float32)
+    for row, text in zip(rows, texts, strict=True):
+        for word in text.lower().split():
+            row[zlib.crc32(word.strip(".,?!").encode()) % VOCABULARY] += 1
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
 
 def run(contents, targets="collaborative", curate=None, conversations=None, **prompt):
@@ -62,6 +82,7 @@ def run(contents, targets="collaborative", curate=None, conversations=None, **pr
         params.prompt,
         seed=0,
         teacher=TEACHER,
+        encode=embed,
     )
     return curated, groundings
 
@@ -115,6 +136,36 @@ def test_good_answers_are_kept_and_become_dialogues():
             ),
             "no_query",
         ),
+        (talk(("recommender", "Hello!"), ("seeker", QUERIES[6])), "wrong_turns"),
+        (talk(("seeker", QUERIES[6]), ("seeker", "Please.")), "wrong_turns"),
+        (
+            talk(
+                ("seeker", QUERIES[6]),
+                ("recommender", "Old or new?"),
+                ("recommender", "Well?"),
+                ("seeker", "New."),
+            ),
+            "wrong_turns",
+        ),
+        (talk(("seeker", QUERIES[6]), ("recommender", "Fine."), ("seeker", "\u200b")), "no_query"),
+        (
+            talk(
+                ("seeker", QUERIES[6]),
+                ("recommender", "Have you seen A Quiet Orchard?"),
+                ("seeker", "No."),
+            ),
+            "leak",
+        ),
+        (
+            talk(
+                ("seeker", QUERIES[6]),
+                ("recommender", "Old or new?"),
+                ("seeker", "Old, like A Quiet Orchard."),
+            ),
+            "leak",
+        ),
+        (answer(f"{QUERIES[6]} I'm after [WISH]."), "placeholder"),
+        (answer(f"{QUERIES[6]} I liked {{{{ liked }}}}."), "placeholder"),
         (answer("Films, please?"), "too_short"),
         (answer(QUERIES[6] * 10), "too_long"),
         (
@@ -127,6 +178,7 @@ def test_good_answers_are_kept_and_become_dialogues():
         ),
         (answer(QUERIES[6] + " Like A Quiet Orchard."), "leak"),
         (answer(QUERIES[6] + " like a quiet orchard, say"), "leak"),
+        (answer(QUERIES[6] + " Like A Qu\u200biet Orch\u00adard."), "leak"),
         (answer(QUERIES[0]), "near_duplicate"),
         (answer(QUERIES[0].replace("guessing", "awake")), "near_duplicate"),
     ],
@@ -167,14 +219,22 @@ def test_every_answer_is_kept_or_quarantined_exactly_once():
 
 def test_a_dialogue_of_several_turns_is_kept_as_it_was():
     turns = [
-        {"role": "seeker", "content": QUERIES[6]},
-        {"role": "recommender", "content": "Old or new?"},
-        {"role": "seeker", "content": "The older it is the better."},
+        ("seeker", QUERIES[6]),
+        ("recommender", "Old or new?"),
+        ("seeker", "The older it is the better."),
     ]
-    curated, groundings = run([*good(6), json.dumps({"messages": turns})])
+    curated, groundings = run([*good(6), talk(*turns)])
     kept = {d.dialogue_id: d for d in [*curated.train, *curated.valid]}
-    roles = [m.role for m in kept[groundings[6].custom_id].messages]
-    assert roles == ["system", "user", "assistant", "user", "assistant"]
+    messages = kept[groundings[6].custom_id].messages
+    assert [m.role for m in messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [m.content for m in messages[1:4]] == [text for _, text in turns]
+    assert curated.summary["seeker_messages"] == {"1": 6, "2": 1}
+
+
+def test_a_leak_says_in_which_message_and_whose():
+    turns = (("seeker", QUERIES[6]), ("recommender", "A Quiet Orchard?"), ("seeker", "No."))
+    detail = reason_of(talk(*turns))[1]
+    assert detail == "message 2, the recommender's, names A Quiet Orchard (1979)"
 
 
 def test_liked_films_may_be_named_even_beside_their_sequel():
@@ -246,6 +306,230 @@ def test_equal_titles_are_no_contamination():
     assert found is None
 
 
+def said_by_evaluation(*texts):
+    conversations = domain.conversations()
+    turns = [{"role": "seeker", "text": text, "items": []} for text in texts]
+    conversations.at[0, "turns"] = turns
+    return conversations
+
+
+SAME = "In every cabin a liar, outside it snow, and all on a train: a mystery I'd love."
+
+
+def test_a_paraphrase_of_an_evaluation_is_contamination():
+    conversations = said_by_evaluation(SAME)
+    by_words = {"contamination_ngram": 10, "contamination_similarity": 0.0}
+    by_meaning = by_words | {"contamination_similarity": 0.7}
+    content = answer(QUERIES[6])
+    assert reason_of(content, conversations=conversations, curate=by_words) is None
+    reason, detail = reason_of(content, conversations=conversations, curate=by_meaning)
+    assert reason == "contaminated" and detail.startswith("says what c1 says, cosine 0.")
+    strict = by_words | {"contamination_similarity": 0.99}
+    assert reason_of(content, conversations=conversations, curate=strict) is None
+
+
+def test_one_message_of_several_is_enough_to_contaminate():
+    conversations = said_by_evaluation("Hello there.", SAME, "Never mind, I will ask again.")
+    turns = (("seeker", QUERIES[1]), ("recommender", "Hm?"), ("seeker", QUERIES[6]))
+    found = reason_of(
+        talk(*turns), conversations=conversations, curate={"contamination_similarity": 0.7}
+    )
+    assert found[0] == "contaminated"
+
+
+def test_titles_and_short_words_make_nobody_alike():
+    listed = "Harbour of Crows II (1998), Seven Winters (1956) and It (1990)"
+    conversations = said_by_evaluation(f"I liked {listed}. What else?")
+    text = f"I liked {listed}. What else?"
+    params = {"contamination_similarity": 0.5}
+    found = reason_of(
+        answer(text, ["Zeppelin"]), conversations=conversations, curate=params, targets="teacher"
+    )
+    assert found is None  # four words are said beside the titles
+    asked = catalogue_told(f"{text} {QUERIES[6]}")
+    assert asked == catalogue_told(f"I liked Zeppelin (2003). What else? {QUERIES[6]}")
+
+
+def catalogue_told(text):
+    return curation._told([text], Catalogue(domain.items()))
+
+
+def test_the_similarity_is_that_of_comparing_every_pair():
+    rng = np.random.default_rng(0)
+    words = [f"w{n}" for n in range(40)]
+    ours = [[" ".join(rng.choice(words, 9)) for _ in range(rng.integers(0, 4))] for _ in range(30)]
+    theirs = [(" ".join(rng.choice(words, 9)), f"c{n}") for n in range(50)]
+    found = curation._nearest(ours, theirs, embed)
+    there = embed([text for text, _ in theirs])
+    for texts, near in zip(ours, found, strict=True):
+        cosines = embed(texts) @ there.T if texts else None
+        if cosines is None:
+            assert near is None
+        else:
+            assert near[0] == pytest.approx(cosines.max(), abs=1e-6)
+            column = [name for _, name in theirs].index(near[1])
+            assert cosines[:, column].max() == pytest.approx(near[0], abs=1e-6)
+
+
+def test_no_encoder_is_asked_where_the_similarity_is_off():
+    params = domain.params()
+
+    def refuse(texts):
+        raise AssertionError
+
+    _, groundings = run(good())
+    curated = curation.curate(
+        {g.custom_id: line(g.custom_id, c) for g, c in zip(groundings, good(), strict=True)},
+        groundings,
+        domain.items(),
+        domain.conversations(),
+        params.curate,
+        params.prompt,
+        seed=0,
+        teacher=TEACHER,
+        encode=refuse,
+    )
+    assert curated.summary["contamination"] == {
+        "encoder": None,
+        "threshold": 0.0,
+        "compared": 0,
+        "median": None,
+        "p95": None,
+        "max": None,
+    }
+
+
+def test_an_evaluation_without_words_contaminates_nothing():
+    params = {"contamination_similarity": 0.1}
+    curated, _ = run(good(), conversations=said_by_evaluation("", "Zeppelin"), curate=params)
+    assert curated.summary["contamination"]["compared"] == 0 and not curated.rejected
+
+
+MIXED = [
+    "The Copper Lantern (1987)",
+    "The Coper Lantern",  # again, misspelt
+    "Harbuor of Crows II (1998)",
+    "Seven Winters (1971)",
+    "Made Up",
+    "Made Up",
+    "Zeppelin\u200b (2003)",
+    "x" * 400,
+]
+
+
+def test_every_listed_title_is_of_one_kind():
+    case = curation._Case(
+        records.Grounding(
+            custom_id="a", review_id="a", item_id="f02", style="s", targets=[], liked=["f04"],
+            prompt="p", messages="d",
+        ),
+        "m",
+    )  # fmt: skip
+    links = curation._link(MIXED, case.grounding, Catalogue(domain.items()), case)
+    assert links == ["f01", "f03", "f04"]
+    kinds = "linked duplicate misspelt near_miss unknown unknown liked unknown".split()
+    assert [kind for _, kind in case.listed] == kinds
+    assert case.hallucinated == ["Seven Winters (1971)", "Made Up", "Made Up", "x" * 300]
+    assert set(kinds) == set(curation.KINDS)
+
+
+def test_hallucination_is_told_by_teacher_prompt_and_style():
+    contents = [answer(q, ["Zeppelin", "Made Up", "Made Up Too"][: 1 + n % 3]) for n, q in
+                enumerate(QUERIES)]  # fmt: skip
+    curated, groundings = run(contents)
+    told = curated.summary["hallucination"]
+    assert (told["listed"], told["unlinked"], told["rate"]) == (24, 12, 0.5)
+    assert curated.summary["hallucination_rate"] == 0.5
+    assert sum(told["kinds"].values()) == 24
+    assert told["by_teacher"] == {"m": {"listed": 24, "unlinked": 12, "rate": 0.5}}
+    assert told["by_prompt"] == {groundings[0].prompt: told["by_teacher"]["m"]}
+    for style, counts in told["by_style"].items():
+        places = [n for n, g in enumerate(groundings) if g.style == style]
+        assert counts["listed"] == sum(1 + n % 3 for n in places)
+        assert counts["unlinked"] == sum(n % 3 for n in places)
+    assert told["titles"] == [
+        {"title": "Made Up", "count": 8},
+        {"title": "Made Up Too", "count": 4},
+    ]
+
+
+def test_the_teacher_is_the_one_the_answer_names():
+    lines = [answer(q) for q in QUERIES]
+    named = {"choices": [{"message": {"content": lines[0]}}], "model": "m-2025\x1b[31m"}
+    first = {"custom_id": "", "response": {"status_code": 200, "body": named}, "error": None}
+    curated, groundings = run([first, *lines[1:]])
+    models = {p.dialogue_id: p.model for p in curated.provenance}
+    assert models[groundings[0].custom_id] == "m-2025[31m"
+    assert set(curated.summary["hallucination"]["by_teacher"]) == {"m", "m-2025[31m"}
+
+
+def test_provenance_says_of_every_request_what_became_of_it():
+    failed = {"custom_id": "", "response": None, "error": {"code": "400", "message": "no"}}
+    keyed = line("", answer(QUERIES[4]))
+    keyed["response"]["request_id"] = "abc"
+    contents = [*good(4), keyed, failed, "no JSON", answer(QUERIES[0]), answer(QUERIES[7])]
+    params = {"contamination_similarity": 0.9}
+    conversations = said_by_evaluation("What is a film like that one, please, about the sea?")
+    curated, groundings = run(contents, curate=params, conversations=conversations)
+    told = curated.provenance
+    assert [p.dialogue_id for p in told] == [g.custom_id for g in groundings]
+    assert [(p.review_id, p.item_id, p.style, p.prompt, p.messages) for p in told] == [
+        (g.review_id, g.item_id, g.style, g.prompt, g.messages) for g in groundings
+    ]
+    places = {d.dialogue_id: "train" for d in curated.train}
+    places |= {d.dialogue_id: "valid" for d in curated.valid}
+    reasons = {r.dialogue_id: r.reason for r in curated.rejected}
+    for record in told:
+        assert record.verdict == places.get(record.dialogue_id, "quarantined")
+        assert record.reason == reasons.get(record.dialogue_id)
+        assert record.backend == "openai" and record.model == "m"
+        assert list(record.filters) == list(told[0].filters)
+    assert [p.request_key for p in told] == [None] * 4 + ["abc"] + [None] * 4
+    digest = hashlib.sha256(contents[0].encode()).hexdigest()
+    assert told[0].response_digest == digest and told[5].response_digest is None
+    assert told[6].response_digest == hashlib.sha256(b"no JSON").hexdigest()
+    assert told[5].filters == dict.fromkeys(told[0].filters) == told[6].filters
+    assert told[0].filters | {"contamination": None} == {
+        "query_chars": len(QUERIES[0]),
+        "seeker_messages": 1,
+        "linked": 1,
+        "hallucinated": [],
+        "targets": 3,
+        "nearest": None,
+        "contamination": None,
+    }
+    assert told[7].filters["nearest"] == {
+        "dialogue": groundings[0].custom_id,
+        "similarity": 1.0,
+    }
+    measured = told[0].filters["contamination"]
+    assert measured["ngram"] is None and 0 <= measured["cosine"] < 0.9
+    assert measured["conversation"] == "c1"
+
+
+def test_a_shared_run_of_words_is_in_the_provenance():
+    conversations = said_by_evaluation(QUERIES[2])
+    curated, _ = run(good(), conversations=conversations)
+    measured = curated.provenance[2].filters["contamination"]
+    assert measured == {
+        "ngram": "a slow drama in the mountains with hardly any dialogue",
+        "cosine": None,
+        "conversation": "c1",
+    }
+
+
+def test_an_item_the_catalogue_lacks_is_an_input_error():
+    params = domain.params()
+    _, groundings = run(good(3))
+    lines = {g.custom_id: line(g.custom_id, good(1)[0]) for g in groundings}
+    groundings[1] = groundings[1].model_copy(update={"targets": ["f99"]})
+    args = (domain.items(), domain.conversations(), params.curate, params.prompt)
+    with pytest.raises(InputError, match=r"grounding, row 2: 'f99' is not among the items"):
+        curation.curate(lines, groundings, *args, seed=0, teacher=TEACHER, encode=embed)
+    with pytest.raises(InputError, match=r"teacher, field 'backend'"):
+        curation.curate({}, [], *args, seed=0, teacher={"model": "m"}, encode=embed)
+
+
 def test_an_item_is_on_one_side_only_and_both_sides_hold_some():
     for fraction in (0.01, 0.3, 0.99):
         curated, _ = run(good(), curate={"valid_fraction": fraction})
@@ -271,7 +555,7 @@ def test_answers_and_groundings_must_fit():
     params = domain.params()
     args = (domain.items(), domain.conversations(), params.curate, params.prompt)
     with pytest.raises(InputError, match="'ghost' is a response to no request"):
-        curation.curate({"ghost": {}}, [], *args, seed=0, teacher=TEACHER)
+        curation.curate({"ghost": {}}, [], *args, seed=0, teacher=TEACHER, encode=embed)
 
 
 @pytest.mark.parametrize(
@@ -308,17 +592,21 @@ def test_ngrams_do_not_span_a_mark():
 words = st.lists(st.sampled_from("abcdef"), min_size=3, max_size=30).map(" ".join)
 
 
+@settings(deadline=None)
 @given(st.lists(words, max_size=12), st.sampled_from([0.5, 0.8, 1.0]))
 def test_what_counts_as_double_is_so_and_nothing_exact_is_missed(texts, threshold):
     seen, kept = curation._Seen(threshold, 0), {}
     for number, text in enumerate(texts):
         shingles = curation.ngrams(text, 3)
         scores = {k: curation.jaccard(shingles, v) for k, v in kept.items()}
-        double = seen.add(str(number), text)
-        if double:
-            assert double[1] == scores[double[0]] >= threshold
+        near = seen.nearest(text)
+        if near:
+            assert near[1] == scores[near[0]]
+        if near and near[1] >= threshold:
+            assert near[1] <= max(scores.values())
         else:
             assert 1.0 not in scores.values()
+            seen.add(str(number), text)
             kept[str(number)] = shingles
 
 
@@ -333,8 +621,10 @@ def test_near_duplicates_are_found_as_by_comparing_all_pairs():
     for number, text in enumerate(texts):
         shingles = curation.ngrams(text, 3)
         brute = any(curation.jaccard(shingles, other) >= 0.8 for other in kept)
-        assert bool(seen.add(str(number), text)) == brute
+        near = seen.nearest(text)
+        assert bool(near and near[1] >= 0.8) == brute
         doubles += brute
         if not brute:
             kept.append(shingles)
+            seen.add(str(number), text)
     assert doubles == 60

@@ -58,11 +58,14 @@ def by_hand(folder, text, pooling, max_tokens=128):
         ]
     with torch.no_grad():
         hidden = AutoModel.from_pretrained(folder).eval()(torch.tensor([ids])).last_hidden_state[0]
+    if pooling == "weighted":
+        weights = torch.arange(1, len(ids) + 1, dtype=torch.float64)
+        return ((weights[:, None] * hidden).sum(dim=0) / weights.sum()).float().numpy()
     return (hidden.mean(dim=0) if pooling == "mean" else hidden[-1]).numpy()
 
 
 @pytest.mark.parametrize("model", ["encoder", "student"])
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "weighted"])
 def test_vectors_are_the_pooled_last_hidden_layer_over_real_tokens(run, models, model, pooling):
     found = run(TEXTS, model, pooling=pooling, normalize=False)
     assert found.dtype == np.float32
@@ -186,6 +189,27 @@ def test_parts_of_other_texts_weights_or_options_are_not_used(run, models, tmp_p
     assert len(keys()) == 6
 
 
+def test_windows_and_streaming_change_nothing(run, tmp_path, monkeypatch):
+    texts = [f"{text} {n}" for n in range(4) for text in TEXTS]
+    whole = run(texts)
+    monkeypatch.setattr(encoders, "_WINDOW", 7)
+    streamed = run(texts, out=tmp_path / "a" / "x.npy", partial=tmp_path / "partial")
+    assert isinstance(streamed, np.memmap)
+    streamed.flush()
+    assert np.load(tmp_path / "a" / "x.npy") == pytest.approx(whole, abs=1e-5)
+    again = run(texts, out=tmp_path / "b.npy", partial=tmp_path / "partial")
+    assert (np.asarray(again) == np.asarray(streamed)).all()
+    assert run([], out=tmp_path / "none.npy").shape == (0, 32)
+
+
+def test_a_loaded_encoder_serves_many_calls(run, models, tmp_path, monkeypatch):
+    encoder = encoders.load(str(models / "student"), cache_dir=tmp_path)
+    expected = run(TEXTS, "student")
+    monkeypatch.setattr(encoders, "_load", lambda *_: pytest.fail("loaded again"))
+    for _ in range(2):
+        assert (encode(TEXTS, encoder, cache_dir=tmp_path) == expected).all()
+
+
 def test_a_torn_part_is_made_again(run, tmp_path):
     partial = tmp_path / "partial"
     whole = run(TEXTS, partial=partial)
@@ -208,7 +232,7 @@ def test_what_is_no_encoder_is_refused(run, models, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"embed\.encoder: cannot read '.*empty'"):
         encode(TEXTS, str(tmp_path / "empty"), **places)
-    with pytest.raises(InputError, match=r"embed\.pooling: 'max' is none of mean, last"):
+    with pytest.raises(InputError, match=r"embed\.pooling: 'max' is none of mean, last, weighted"):
         run(TEXTS, pooling="max")
     with pytest.raises(
         InputError, match=r"embed\.max_tokens: 513 is over the 512 tokens that '.*encoder'"
@@ -239,3 +263,77 @@ def test_minilm_gives_its_published_similarities(tmp_path):
     vectors = encode(texts, str(MINILM), cache_dir=tmp_path)
     # The semantic search example in the documentation of sentence-transformers.
     assert (vectors @ vectors.T)[0, 1:] == pytest.approx([0.7035, 0.5272, 0.1889], abs=1e-4)
+
+
+def sentence_encoder(models, folder, modes, modules=("Transformer", "Pooling", "Normalize")):
+    """Write a folder as sentence-transformers writes it."""
+    shutil.copytree(models / "encoder", folder)
+    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    listed = [
+        {"idx": n, "name": str(n), "path": paths.get(name, name), "type": f"st.models.{name}"}
+        for n, name in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    config = {"word_embedding_dimension": 32, "include_prompt": True}
+    config |= {f"pooling_mode_{mode}": mode in modes for mode in ("cls_token", *MODES)}
+    (folder / "1_Pooling/config.json").write_text(json.dumps(config))
+    return folder
+
+
+MODES = ("mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+
+
+@pytest.mark.parametrize("mode", ["mean_tokens", "weightedmean_tokens", "lasttoken"])
+def test_a_sentence_encoder_with_an_offered_pooling_is_read(models, tmp_path, mode):
+    folder = sentence_encoder(models, tmp_path / "it", [mode])
+    assert encode(TEXTS, str(folder), cache_dir=tmp_path).shape[0] == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [["cls_token"], ["max_tokens"], ["mean_sqrt_len_tokens"], ["mean_tokens", "max_tokens"]],
+)
+def test_a_pooling_that_is_not_offered_is_refused(models, tmp_path, modes):
+    folder = sentence_encoder(models, tmp_path / "it", modes)
+    message = rf"it/1_Pooling/config\.json pools by {modes[-1]}.*embed\.pooling \(mean, last"
+    with pytest.raises(InputError, match=message):
+        encode(TEXTS, str(folder), cache_dir=tmp_path)
+
+
+def test_a_dense_layer_after_the_pooling_is_refused(models, tmp_path):
+    modules = ["Transformer", "Pooling", "Dense", "Normalize"]
+    folder = sentence_encoder(models, tmp_path / "it", ["mean_tokens"], modules)
+    with pytest.raises(InputError, match=r"it/modules\.json has a Dense module.*only Transformer"):
+        encode(TEXTS, str(folder), cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("file", ["modules.json", "1_Pooling/config.json"])
+def test_a_torn_description_of_an_encoder_is_named(models, tmp_path, file):
+    folder = sentence_encoder(models, tmp_path / "it", ["mean_tokens"])
+    (folder / file).write_text("{")
+    with pytest.raises(InputError, match=rf"it/{file} is no JSON"):
+        encode(TEXTS, str(folder), cache_dir=tmp_path)
+
+
+def test_a_roberta_reads_fewer_tokens_than_it_has_positions(models, tmp_path):
+    from transformers import RobertaConfig, RobertaModel
+
+    tokenizer = AutoTokenizer.from_pretrained(models / "encoder")
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=20,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = RobertaModel(config, add_pooling_layer=False).eval()
+    offset = tokenizer.pad_token_id + 1
+    loaded = encoders.Encoder("roberta", model, tokenizer)
+    text = ["joke " * 40]
+    with pytest.raises(InputError, match=rf"max_tokens: {21 - offset} is over the {20 - offset} "):
+        encode(text, loaded, max_tokens=21 - offset, cache_dir=tmp_path)
+    found = encode(text, loaded, max_tokens=20 - offset, cache_dir=tmp_path)
+    assert np.isfinite(found).all()

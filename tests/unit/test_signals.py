@@ -94,10 +94,11 @@ REVIEW = np.array([[3, 4], [0, 0], [0, 2]], np.float32)
 METADATA = np.array([[2, 0], [0, 0]], np.float32)
 USER = np.array([[0, 0, 5], [1, 2, 2]], np.float32)
 ROWS = np.array([0, 1, 0])
+ALL = np.arange(3)
 
 
 def compose(signal, weight=0.5):
-    return signals.compose(REVIEW, METADATA, USER, ROWS, signal, weight)
+    return signals.compose(REVIEW, METADATA, USER, ALL, ROWS, signal, weight)
 
 
 def test_composition_by_hand():
@@ -115,10 +116,40 @@ def test_composition_by_hand():
 @settings(deadline=None)
 def test_the_weight_means_the_same_whatever_the_scale_of_the_blocks(scale, weight):
     scale = np.float32(scale)
-    scaled = signals.compose(REVIEW * scale, METADATA * scale, USER * scale, ROWS, "user", weight)
+    blocks = REVIEW * scale, METADATA * scale, USER * scale
+    scaled = signals.compose(*blocks, ALL, ROWS, "user", weight)
     assert scaled == pytest.approx(compose("user", weight), rel=1e-5)
     lengths = np.linalg.norm(scaled[:, 2:], axis=1)
     assert lengths == pytest.approx(np.full(3, weight), rel=1e-5)
+
+
+@pytest.mark.parametrize("signal", signals.SIGNALS)
+def test_some_rows_are_composed_as_all_are(signal):
+    some = signals.compose(REVIEW, METADATA, USER, ALL[::2], ROWS[::2], signal, 0.5)
+    assert some.tolist() == compose(signal)[::2].tolist()
+
+
+def test_reviews_that_are_all_wanted_are_not_copied(tmp_path):
+    np.save(tmp_path / "x.npy", REVIEW)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert signals.compose(mapped, METADATA, USER, ALL, ROWS, "review", 0.5) is mapped
+
+
+@pytest.mark.parametrize("signal", signals.SIGNALS)
+def test_a_large_composition_goes_to_a_file_without_a_name(tmp_path, monkeypatch, signal):
+    rng = np.random.default_rng(0)
+    review, user = rng.normal(size=(50, 3)).astype("f4"), rng.normal(size=(7, 2)).astype("f4")
+    metadata, rows = rng.normal(size=(7, 3)).astype("f4"), np.flatnonzero(np.arange(50) % 3)
+    given = (review, metadata, user, rows, rng.integers(0, 7, len(rows)), signal, 2.0)
+    held = signals.compose(*given)
+    assert not isinstance(held, np.memmap)
+    monkeypatch.setattr(signals, "HELD_BYTES", 100)
+    monkeypatch.setattr(signals, "_CHUNK", 8)
+    kept = signals.compose(*given, folder=tmp_path)
+    assert isinstance(kept, np.memmap)
+    assert (kept == held).all()
+    assert kept.dtype == np.float32
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_signal_is_refused():
@@ -133,6 +164,7 @@ def rows(**change):
         "rating": pd.array([0.5, None, 0.25], dtype="Float32"),
         "item_row": np.array([0, 1, 0], np.int32),
         "popularity": np.array([3, 0, 3], np.int32),
+        "genre": ["Crime", "", "Crime"],
     }
     return pd.DataFrame(columns | change)
 
@@ -147,6 +179,7 @@ def test_review_rows_point_at_items_and_count_interactions():
     made = signals.review_rows(reviews, ITEMS, likes(("u", "c"), ("v", "c"), ("v", "a")))
     assert made["item_row"].tolist() == [2, 1]
     assert made["popularity"].tolist() == [2, 0]
+    assert made["genre"].tolist() == ["Crime", ""]  # the first listed, or none
     lost = reviews.assign(item_id=["c", "nowhere"])
     with pytest.raises(InputError, match="reviews, row r2, field 'item_id': 'nowhere' is not"):
         signals.review_rows(lost, ITEMS, likes())
@@ -167,6 +200,47 @@ def test_a_rating_at_the_threshold_is_in_whatever_its_precision():
 def test_an_empty_pool_is_refused():
     with pytest.raises(InputError, match=r"select\.min_rating: none of 3 reviews"):
         signals.pool_rows(rows(rating=np.zeros(3, np.float32)), 0.5)
+
+
+def test_the_genre_is_the_first_listed_also_after_parquet(tmp_path):
+    from seedtalk.records import read_table, write_table
+
+    write_table(tmp_path / "items.parquet", ITEMS, "items")
+    reviews = table(
+        review_id=["r1", "r2"],
+        item_id=["a", "b"],
+        rating=np.array([0.5, 0.5], np.float32),
+        text=["", ""],
+    )
+    made = signals.review_rows(reviews, read_table(tmp_path / "items.parquet", "items"), likes())
+    assert made["genre"].tolist() == ["Crime", ""]
+
+
+def test_groups_by_genre():
+    assert signals.item_groups(rows(), "genre").tolist() == ["Crime", "unknown", "Crime"]
+
+
+def test_groups_by_popularity_are_thirds_of_the_items():
+    # Nine items; the first has fifty reviews, which move no cut.
+    item_row = np.array([0] * 50 + list(range(1, 9)))
+    counts = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1])
+    made = signals.item_groups(
+        pd.DataFrame({"item_row": item_row, "popularity": counts[item_row]}), "popularity"
+    )
+    assert made[49:].tolist() == ["head"] * 3 + ["middle"] * 3 + ["tail"] * 3
+    assert set(made[:50]) == {"head"}
+    alike = pd.DataFrame({"item_row": [0, 1, 2, 3], "popularity": [2, 2, 2, 5]})
+    assert signals.item_groups(alike, "popularity").tolist() == ["tail"] * 3 + ["head"]
+
+
+def test_the_rows_of_a_warm_start():
+    assert signals.rows_of(rows(), ["r3", "r1"], "old.jsonl").tolist() == [2, 0]
+    none = signals.rows_of(rows(), [], "old.jsonl")
+    assert none.tolist() == [] and none.dtype == np.int64
+    with pytest.raises(InputError, match="old.jsonl, row 2, field 'review_id': 'r9' is not in the"):
+        signals.rows_of(rows(), ["r3", "r9"], "old.jsonl")
+    with pytest.raises(InputError, match="old.jsonl, row 3, field 'review_id': 'r1' stands in"):
+        signals.rows_of(rows(), ["r1", "r2", "r1"], "old.jsonl")
 
 
 def blocks():
@@ -212,3 +286,20 @@ def test_spoilt_blocks_are_refused_with_their_place(tmp_path, spoil, message):
     spoil(folder)
     with pytest.raises(InputError, match=message):
         signals.read_blocks(folder)
+
+
+def test_blocks_of_an_older_version_are_to_be_remade(tmp_path):
+    signals.write_blocks(tmp_path / "e", blocks(), {})
+    rows().drop(columns="genre").to_parquet(tmp_path / "e/rows.parquet")
+    with pytest.raises(InputError, match=r"(?s)rows.parquet: cannot be read .*--force embed"):
+        signals.read_blocks(tmp_path / "e")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 8191, 8192, 9000])
+def test_a_matrix_is_checked_in_pieces_up_to_its_end(bad, row):
+    X = np.zeros((9001, 2), np.float32)
+    signals.check_matrix(X)
+    X[row, 1] = bad
+    with pytest.raises(InputError, match=f"X, row {row + 1}: holds NaN"):
+        signals.check_matrix(X)

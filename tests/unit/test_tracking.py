@@ -15,6 +15,7 @@ from seedtalk import tracking
 from seedtalk.errors import InputError, RunError
 from seedtalk.params import Register, load_params
 from seedtalk.students.loading import load_base, load_student, save_whole
+from seedtalk.teacher.calls import Span
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 NAME = "toy-full"
@@ -142,6 +143,63 @@ def test_run_logs_parameters_revisions_dataset_curves_and_files(root, toy, monke
     kept = {f.path for f in client.list_artifacts(made.info.run_id)}
     assert kept == {"student", "train.jsonl"}
     assert "sk-secret" not in str(made.to_dictionary())
+
+
+def write_cost(path: Path, usd: float | None = 0.25, **changes) -> Path:
+    told = {"answered": 9, "tokens": {"input": 900, "output": 90}, "usd": usd}
+    told |= {"spent": {"calls": 12, "usd": usd and 2 * usd}} | changes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told))
+    return path
+
+
+def test_run_logs_what_its_dialogues_cost(root):
+    with tracking.run(root, NAME, PARAMS, teacher=write_cost(root / "teacher.json")):
+        pass
+    with tracking.run(root, NAME, PARAMS, teacher=write_cost(root / "teacher.json", usd=None)):
+        pass
+    with tracking.run(root, NAME, PARAMS, teacher=root / "gone.json"):
+        pass
+    told = {"teacher.answered": 9, "teacher.input_tokens": 900, "teacher.output_tokens": 90}
+    told["teacher.calls"] = 12
+    found = sorted((run.data.metrics for run in runs(root)), key=len)
+    assert found == [{}, told, told | {"teacher.usd": 0.25, "teacher.spent_usd": 0.5}]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tokens": None}, {"answered": "many"}, {"tokens": [1]}, {"spent": 3}]
+)
+def test_run_refuses_a_wrong_summary_of_the_teacher(root, changes):
+    path = write_cost(root / "teacher.json", **changes)
+    with (
+        pytest.raises(InputError, match=r"teacher\.json: not a summary of the teacher"),
+        tracking.run(root, NAME, PARAMS, teacher=path),
+    ):
+        pass
+    assert runs(root) == []
+
+
+def test_sync_adds_what_the_dialogues_cost_to_runs_on_the_same_dialogues(root, toy):
+    write_student(root, toy, 0.0)
+    train = root / "artifacts" / "dialogues" / "train.jsonl"
+    train.parent.mkdir(parents=True)
+    train.write_text("{}\n")
+    tracking.sync(root, PARAMS, root)
+
+    def logged():
+        (made,) = runs(root)
+        history = tracking._client().get_metric_history(made.info.run_id, "teacher.usd")
+        return [metric.value for metric in history]
+
+    assert logged() == []
+    write_cost(root / "results" / "teacher.json")
+    for _ in range(2):
+        assert tracking.sync(root, PARAMS, root).runs == 0
+        assert logged() == [0.25]
+    train.write_text("{}\n{}\n")  # other dialogues, which this student never saw
+    write_cost(root / "results" / "teacher.json", usd=0.5)
+    tracking.sync(root, PARAMS, root)
+    assert logged() == [0.25]
 
 
 def test_run_that_ends_in_an_error_is_failed(root):
@@ -304,3 +362,83 @@ def test_error_does_not_repeat_the_credentials_of_the_store(tmp_path, monkeypatc
     with pytest.raises(RunError, match=r"http://\*\*\*@127\.0\.0\.1:9/store.* failed") as raised:
         tracking.init(tmp_path)
     assert "canary" not in raised.value.message
+
+
+def span(name="call", outputs: str | None = "words", error=None, tokens=(7, 2), **attributes):
+    told = {"key": "k1", "model": "m", "usd": 0.5, "cached": False} | attributes
+    messages = [{"role": "user", "content": "hello"}]
+    return Span(name, messages, outputs, error, told, tokens, 1000.0, 1002.5)
+
+
+def traces(root):
+    _, experiment = tracking._experiment(root, tracking.TRACES)
+    return tracking._client().search_traces([experiment])
+
+
+def test_trace_holds_the_request_and_its_attempts(root, monkeypatch, capsys):
+    monkeypatch.setenv("DVC_EXP_NAME", "calm-owl")
+    attempts = [
+        span(outputs=None, error="429: slow down", tokens=None, usd=0.0),
+        span(),
+        span("repair", outputs="better", key="k2"),
+    ]
+    asked = [[span("request", outputs="better", tokens=None, calls=3), *attempts]]
+    tracking.log_traces(root, asked, 1)
+    (trace,) = traces(root)
+    assert (trace.info.execution_duration, trace.info.request_time) == (2500, 1_000_000)
+    assert trace.info.tags["seedtalk.key"] == "k1" and trace.info.tags["seedtalk.model"] == "m"
+    assert trace.info.tags["DVC_EXP_NAME"] == "calm-owl"
+    assert trace.info.token_usage == {"input_tokens": 14, "output_tokens": 4, "total_tokens": 18}
+    whole, *parts = sorted(trace.data.spans, key=lambda s: (s.parent_id is not None, s.name))
+    assert whole.inputs == {"messages": asked[0][0].inputs} and whole.outputs == "better"
+    assert [part.name for part in parts] == ["call", "call", "repair"]
+    assert all(part.parent_id == whole.span_id for part in parts)
+    told = {str(part.status.status_code.value): part.attributes for part in parts}
+    assert told["ERROR"]["seedtalk.error"] == "429: slow down"
+    assert told["OK"]["seedtalk.usd"] == 0.5 and told["OK"]["seedtalk.cached"] is False
+    assert trace.info.state == "OK" and capsys.readouterr().err == ""
+
+
+def test_trace_of_a_request_without_an_answer_is_an_error(root):
+    lost = {"outputs": None, "error": "timeout", "tokens": None}
+    tracking.log_traces(root, [[span("request", **lost), span(**lost)]], 1)
+    (trace,) = traces(root)
+    assert trace.info.state == "ERROR"
+
+
+def test_many_traces_are_all_kept(root, monkeypatch):
+    monkeypatch.setattr(tracking, "TRACES_AT_ONCE", 7)
+    asked = ([span("request", key=f"k{n}"), span(key=f"k{n}")] for n in range(16))
+    tracking.log_traces(root, asked, 16)
+    found = {trace.info.tags["seedtalk.key"] for trace in traces(root)}
+    assert found == {f"k{n}" for n in range(16)}
+
+
+def test_store_that_is_away_costs_the_traces_and_a_line_on_stderr(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary@127.0.0.1:9/store?token=canary")
+    tracking.log_traces(tmp_path, [[span("request"), span()]], 1)
+    said = capsys.readouterr().err
+    assert said.startswith("no trace was kept: MLflow's store") and "canary" not in said
+
+
+def test_store_that_goes_away_in_between_is_told_and_not_waited_for(root, monkeypatch, capsys):
+    from mlflow.tracing.client import TracingClient
+
+    def away(*_, **__):
+        raise OSError("the disk is full")
+
+    tracking._experiment(root, tracking.TRACES)
+    monkeypatch.setattr(tracking, "TRACES_AT_ONCE", 2)
+    monkeypatch.setattr(TracingClient, "start_trace", away)
+    begun = []
+
+    def asked():
+        for number in range(9):
+            begun.append(number)
+            yield [span("request", key=f"k{number}"), span(key=f"k{number}")]
+
+    tracking.log_traces(root, asked(), 9)
+    said = capsys.readouterr().err
+    assert said.startswith("9 of 9 traces may be missing: ") and "disk is full" in said
+    assert begun == [0, 1]

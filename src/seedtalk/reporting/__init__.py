@@ -8,7 +8,7 @@ from typing import Any
 
 from seedtalk.params import Evaluate, Report
 from seedtalk.records import atomic_dir, atomic_file, write_json
-from seedtalk.reporting import figures, page, tables
+from seedtalk.reporting import figures, page, tables, viewer
 from seedtalk.reporting.inputs import Evidence, read_evidence
 from seedtalk.reporting.terminal import print_results
 
@@ -24,9 +24,10 @@ def write_report(
     settings: Mapping[str, Any],
     metrics: Path,
     html: Path,
+    browse: Path,
     plots: Path,
 ) -> None:
-    """Write ``metrics.json``, the page and the folder of plots.
+    """Write ``metrics.json``, the page, the dialogues to browse and the folder of plots.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ def write_report(
         Of the bootstrap.
     settings
         Parameter groups to show, by name.
-    metrics, html, plots
+    metrics, html, browse, plots
         Where to write.
     """
     compared = {
@@ -64,8 +65,9 @@ def write_report(
     }
     with atomic_dir(plots) as folder:
         _write_plots(folder, evidence, report.headline, evaluate.cutoffs)
-    with atomic_file(html) as file:
-        file.write(text)
+    for path, page_text in ((html, text), (browse, viewer.render(evidence))):
+        with atomic_file(path) as file:
+            file.write(page_text)
     write_json(metrics, numbers)
 
 

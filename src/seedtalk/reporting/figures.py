@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY, INK, RULE = "#0072b2", "#d55e00", "#7a7f87", "#1b1f24", "#d9dce1"
+SERIES = (BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", GREY)
 WIDTH = 4.4  # inches, 317 CSS pixels: on a phone 9 points stay 9 points
 PICTURE_WIDTH = 7.6  # inches, of a picture that stands alone
 
@@ -208,6 +209,85 @@ def gain(frame: pd.DataFrame, label: str) -> Figure:
         axes.set_ylabel(label)
         axes.set_xlim(1, max(2, int(frame["rank"].max()) + 1))
         axes.set_ylim(bottom=min(0.0, float(frame["gain"].min())))
+        return figure
+
+
+def gain_shares(frame: pd.DataFrame, method: str, stop: int | None) -> Figure:
+    """Draw every strategy's gains as shares of its reference gain, the chosen one in front.
+
+    Shares may be over 1: the reference of js and kcenter is their second gain.
+
+    Parameters
+    ----------
+    frame
+        ``method``, ``rank`` and ``share``, null where a strategy has no amounts.
+    method
+        The chosen strategy.
+    stop
+        The budget the stopping advice names, or None.
+    """
+    lines = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
+    known = frame.dropna(subset=["share"])
+    names = [method, *(name for name in known["method"].unique() if name != method)]
+    with style():
+        figure, axes = _axes(2.8)
+        for place, name in enumerate(names):
+            curve = known[known["method"] == name]
+            if len(curve):
+                axes.plot(
+                    curve["rank"] + 1,
+                    curve["share"],
+                    label=name,
+                    color=BLUE if name == method else SERIES[place % len(SERIES)],
+                    lw=1.8 if name == method else 1.1,
+                    ls=lines[place % len(lines)],
+                    zorder=3 if name == method else 2,
+                )
+        if stop is not None:
+            axes.axvline(stop, color=ORANGE, lw=1.1, ls=(0, (4, 3)), zorder=1.5)
+        axes.set_xlabel("pick (1 is the first)")
+        axes.set_ylabel("gain over the reference gain")
+        axes.set_xlim(1, max(2, int(frame["rank"].max()) + 1))
+        axes.set_ylim(0, 1.05 * max(1.0, float(known["share"].max())))
+        axes.legend(loc="upper right", ncols=2)
+        return figure
+
+
+def overlap(frame: pd.DataFrame) -> Figure:
+    """Draw how much of their picks each two strategies share, as a matrix of numbers.
+
+    Parameters
+    ----------
+    frame
+        ``a``, ``b`` and ``jaccard`` (0 to 1), one row a pair.
+    """
+    import numpy as np
+
+    names = list(dict.fromkeys([*frame["a"], *frame["b"]]))
+    values = np.full((len(names), len(names)), np.nan)
+    for a, b, jaccard in zip(frame["a"], frame["b"], frame["jaccard"], strict=True):
+        row, column = sorted((names.index(a), names.index(b)), reverse=True)
+        values[row, column] = jaccard
+    with style():
+        figure, axes = _axes(3.1)
+        axes.imshow(values[1:, :-1], cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+        for row in range(1, len(names)):
+            for column in range(row):
+                value = values[row, column]
+                axes.text(
+                    column,
+                    row - 1,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8.5,
+                    color="white" if value > 0.6 else INK,
+                )
+        axes.set_xticks(range(len(names) - 1), names[:-1], rotation=30, ha="right")
+        axes.set_yticks(range(len(names) - 1), names[1:])
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
         return figure
 
 

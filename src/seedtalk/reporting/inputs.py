@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from seedtalk.errors import InputError, at
 from seedtalk.evaluation.intervals import Interval
 from seedtalk.evaluation.metrics import metric_names, per_query_metrics
-from seedtalk.records import Dialogue, Rejected, read_json, read_jsonl, read_table
+from seedtalk.records import Dialogue, Provenance, Rejected, read_json, read_jsonl, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +37,18 @@ SELECTION = (
     "entropy_share",
     "pool_per_cluster",
     "picks_per_cluster",
+    "diagnostics.clusters",
+    "diagnostics.embedding",
+    "diagnostics.warnings",
+    "stopping.share",
+    "stopping.budget",
+    "strategies",
+    "random_interval",
 )
-TEACHER = ("backend", "model", "requests", "answered", "tokens.input", "tokens.output", "usd")
+TEACHER = (
+    *("backend", "model", "requests", "answered", "tokens.input", "tokens.output", "usd"),
+    *("spent.calls", "spent.usd"),
+)
 SYNTHESIS = (
     "grounding",
     "targets",
@@ -48,6 +58,10 @@ SYNTHESIS = (
     "quarantined",
     "titles_listed",
     "hallucination_rate",
+    "hallucination.kinds",
+    "hallucination.by_style",
+    "hallucination.titles",
+    "contamination.max",
     "distinct_items",
     "distinct_targets",
 )
@@ -93,12 +107,16 @@ class Evidence:
     corpus: dict[str, Any]
     selection: dict[str, Any]
     gain: pd.DataFrame
+    gains: pd.DataFrame
+    overlap: pd.DataFrame
     points: pd.DataFrame
     teacher: dict[str, Any]
     synthesis: dict[str, Any]
     losses: dict[str, pd.DataFrame]
     train: list[Dialogue]
+    valid: list[Dialogue]
     quarantine: list[Rejected]
+    provenance: list[Provenance]
     reviews: pd.DataFrame
     items: pd.DataFrame
 
@@ -114,6 +132,8 @@ def read_evidence(
     corpus: Path,
     selection: Path,
     gain: Path,
+    gains: Path,
+    overlap: Path,
     points: Path,
     teacher: Path,
     synthesis: Path,
@@ -135,12 +155,13 @@ def read_evidence(
         among them.
     corpus, selection, teacher, synthesis
         The counts that ingest, select, generate and curate wrote.
-    gain, points
-        The gain of each pick, and the map of pool and seeds.
+    gain, gains, overlap, points
+        The gain of each pick, of the chosen strategy and of all; the picks that two strategies
+        share; the map of pool and seeds.
     losses
         Folder of ``<student>-<tuning>.csv``.
     dialogues
-        Folder of ``train.jsonl`` and ``quarantine.jsonl``.
+        Folder of ``train``, ``valid``, ``quarantine`` and ``provenance`` (``.jsonl``).
     reviews, items
         The corpus, to show seeds beside their dialogues.
 
@@ -156,6 +177,8 @@ def read_evidence(
         corpus=_mapping(corpus, CORPUS, "ingest"),
         selection=_mapping(selection, SELECTION, "select"),
         gain=_csv(gain, ["rank", "gain"], "select"),
+        gains=_csv(gains, ["rank", "share"], "select", ["method"]),
+        overlap=_csv(overlap, ["budget", "jaccard"], "select", ["a", "b"]),
         points=_points(points),
         teacher=_mapping(teacher, TEACHER, "generate"),
         synthesis=_mapping(synthesis, SYNTHESIS, "curate"),
@@ -169,7 +192,9 @@ def read_evidence(
             if tuning != "zero-shot"
         },
         train=_jsonl(dialogues / "train.jsonl", Dialogue),
+        valid=_jsonl(dialogues / "valid.jsonl", Dialogue),
         quarantine=_jsonl(dialogues / "quarantine.jsonl", Rejected),
+        provenance=_jsonl(dialogues / "provenance.jsonl", Provenance),
         reviews=read_table(reviews, "reviews"),
         items=read_table(items, "items"),
     )
@@ -272,15 +297,16 @@ def _jsonl(path: Path, model: Any) -> list[Any]:
     return read_jsonl(path, model)
 
 
-def _csv(path: Path, columns: Sequence[str], stage: str) -> pd.DataFrame:
+def _csv(path: Path, columns: Sequence[str], stage: str, names: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table; `columns` must hold numbers, `names` texts."""
     import pandas as pd
 
     _require(path, stage)
     try:
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(path, dtype=dict.fromkeys(names, str))
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable CSV file ({error})") from error
-    _check_columns(path, frame, columns, stage)
+    _check_columns(path, frame, [*columns, *names], stage)
     for column in columns:
         if not pd.api.types.is_numeric_dtype(frame[column]) and len(frame):
             raise InputError(

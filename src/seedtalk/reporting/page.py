@@ -18,8 +18,20 @@ GAINS = {
     "js": "divergence and entropy (nats)",
     "fisher": "gain in information",
     "hybrid": "combined rank (0 to 1)",
+    "kcenter": "distance to the nearest pick",
+    "facility": "gain in similarity covered",
     "popularity": "interactions of the item",
 }
+KINDS = {
+    "linked": "in the catalogue",
+    "misspelt": "in the catalogue but for a letter",
+    "liked": "told as liked",
+    "duplicate": "listed twice",
+    "near_miss": "hallucinated: the catalogue has one like it",
+    "unknown": "hallucinated: nothing like it in the catalogue",
+}
+INVENTED = 10  # titles
+TITLE_CHARS = 80
 COMMANDS = """make setup                                   # the environment
 make repro                                   # the data, then every stage that changed
 dvc metrics show                             # the means of this page
@@ -278,6 +290,37 @@ def _selection(evidence: Evidence) -> dict[str, Any]:
             "above its bar: the selection prefers that kind of review.",
         )
     )
+    if evidence.gains["share"].notna().any():
+        shown.append(
+            _figure(
+                figures.gain_shares(
+                    evidence.gains, selection["method"], selection["stopping"]["budget"]
+                ),
+                "gains",
+                "Gains of every compared strategy as shares of its reference gain.",
+                "What each pick of a strategy gains, as a share of its reference: its first gain, "
+                "but the second of js and kcenter, whose first pick is no distance to a seed. A "
+                "curve that falls early says that a smaller budget would do."
+                + _after_seeds(selection)
+                + (
+                    " Dashed upright: the stopping advice."
+                    if selection["stopping"]["budget"] is not None
+                    else ""
+                ),
+            )
+        )
+    whole = evidence.overlap[evidence.overlap["budget"] == evidence.overlap["budget"].max()]
+    if len(whole):
+        expected = selection["diagnostics"]["chance_overlap"]
+        shown.append(
+            _figure(
+                figures.overlap(whole),
+                "overlap",
+                "Matrix of the overlap between the picks of every two strategies.",
+                "Jaccard similarity of the picks of each two strategies: 1 is the same seeds. Two "
+                f"random selections of this size share {expected:.2f}.",
+            )
+        )
     sampled = f"{words.whole(len(points))} of " if len(points) < pool else ""
     shown.append(
         _figure(
@@ -303,9 +346,94 @@ def _selection(evidence: Evidence) -> dict[str, Any]:
             ("softmax temperature τ", f"{selection['temperature']:.4g}"),
             ("mean entropy of p, nats", f"{selection['mean_entropy']:.3f}"),
             ("share of the highest entropy", words.percent(selection["entropy_share"])),
+            *_audit(selection["diagnostics"]),
         ],
         "figures": shown,
+        "warnings": selection["diagnostics"]["warnings"],
+        "stopping": _stopping(selection, seeds),
+        "strategies": _strategies(selection),
     }
+
+
+def _audit(diagnostics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the facts of clusters and embedding that explain a weak selection."""
+    clusters, embedding = diagnostics["clusters"], diagnostics["embedding"]
+    wanted = (
+        ("silhouette of the clusters", clusters["silhouette"]),
+        ("clusters as even as", clusters["occupied"]),
+        ("near one-hot p", words.percent(clusters["one_hot_share"])),
+        ("mean cosine of two reviews", embedding["mean_cosine"]),
+        ("effective rank", f"{embedding['effective_rank']:.1f} of {embedding['features']}"),
+        ("hubness (skewness)", embedding["hubness"]),
+        ("copies in the pool", words.percent(embedding["duplicate_share"])),
+    )
+    return [(name, _told(value)) for name, value in wanted]
+
+
+def _told(value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else words.compact(value)
+
+
+def _strategies(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of strategies, chance last; columns as the diagnostics name them."""
+    columns = {
+        "log_det": "log-determinant",
+        "js_to_pool": "JS to the pool",
+        "coverage": "coverage",
+        "radius": "radius",
+        "outlier_share": "outliers",
+        "distinct_items": "items",
+        "item_entropy": "item entropy",
+    }
+    rows = [
+        {
+            "name": name,
+            "chosen": name == selection["method"],
+            "cells": [words.compact(numbers[key]) for key in columns],
+        }
+        for name, numbers in selection["strategies"].items()
+    ]
+    chance = [selection["random_interval"][key] for key in columns]
+    return {
+        "columns": list(columns.values()),
+        "rows": rows,
+        "chance": [f"{words.compact(low)}–{words.compact(high)}" for low, high in chance],
+    }
+
+
+def _after_seeds(selection: Mapping[str, Any]) -> str:
+    """Return what a warm start changes in the reference gains."""
+    if not selection.get("warm_start") or selection["stopping"].get("reference") is None:
+        return ""
+    return (
+        f" {selection['method']} is held against the gains of the seeds there were; the other "
+        "strategies against their own first new one."
+    )
+
+
+def _stopping(selection: Mapping[str, Any], seeds: int) -> str:
+    stopping = selection["stopping"]
+    if stopping.get("reference") is None:
+        return (
+            f"The gains of {selection['method']} are no amounts, so there is no budget to advise."
+        )
+    share = words.percent(stopping["share"])
+    if stopping["budget"] is None:
+        return (
+            f"Stopping advice: the gains have not fallen for good under {share} of the "
+            f"reference gain within {words.whole(seeds)} picks; a larger budget still adds."
+        )
+    if stopping["budget"] == 0:
+        return (
+            f"Stopping advice: none of the new picks gains {share} of the reference gain; the "
+            "seeds there were would do."
+        )
+    return (
+        f"Stopping advice: from pick {words.whole(stopping['budget'] + 1)} on, none gains "
+        f"{share} of the reference gain; a budget of {words.whole(stopping['budget'])} would do."
+    )
 
 
 def _synthesis(evidence: Evidence) -> dict[str, Any]:
@@ -328,9 +456,12 @@ def _synthesis(evidence: Evidence) -> dict[str, Any]:
             ("recommendations by", synthesis["targets"]),
             ("titles the teacher listed", words.whole(synthesis["titles_listed"])),
             ("of them hallucinated", "–" if rate is None else words.percent(rate)),
+            ("nearest to an evaluation, cosine", _nearest(synthesis["contamination"]["max"])),
             ("tokens read", _known(teacher["tokens"]["input"])),
             ("tokens written", _known(teacher["tokens"]["output"])),
-            ("cost", "unknown" if teacher["usd"] is None else f"${teacher['usd']:,.2f}"),
+            ("cost of these answers", _dollars(teacher["usd"])),
+            ("calls made", words.whole(teacher["spent"]["calls"])),
+            ("spent, retries and repairs included", _dollars(teacher["spent"]["usd"])),
         ],
         "funnel": [
             _row("requests", asked, asked),
@@ -340,11 +471,36 @@ def _synthesis(evidence: Evidence) -> dict[str, Any]:
             _row("for validation", synthesis["valid"], asked),
         ],
         "reasons": [_row(words.reason(key), count, asked) for key, count in reasons if count],
+        "kinds": [
+            _row(KINDS[kind], count, synthesis["titles_listed"])
+            for kind, count in synthesis["hallucination"]["kinds"].items()
+            if count
+        ],
+        "styles": [
+            (name, words.whole(part["listed"]), words.percent(part["rate"]))
+            for name, part in synthesis["hallucination"]["by_style"].items()
+            if part["rate"] is not None
+        ]
+        if synthesis["hallucination"]["titles"]
+        else [],
+        "invented": [
+            (words.shortened(one["title"], TITLE_CHARS), words.whole(one["count"]))
+            for one in synthesis["hallucination"]["titles"][:INVENTED]
+        ],
     }
+
+
+def _nearest(cosine: float | None) -> str:
+    """Return how alike the likest dialogue and evaluation conversation are."""
+    return "not measured" if cosine is None else f"{cosine:.2f} at most"
 
 
 def _known(count: int | None) -> str:
     return "unknown" if count is None else words.whole(count)
+
+
+def _dollars(usd: float | None) -> str:
+    return "unknown" if usd is None else f"${usd:,.2f}"
 
 
 def _training(evidence: Evidence) -> dict[str, Any]:

@@ -24,6 +24,8 @@ REASONS = {  # of ingest and curate, where their keys alone do not say it
     "failed_request": "the request failed",
     "unparsable": "not of the form asked for",
     "no_query": "the seeker does not speak last",
+    "placeholder": "leaves a gap of the prompt unfilled",
+    "wrong_turns": "the speakers do not take turns",
     "language": "not English",
     "no_recommendations": "too few titles in the catalogue",
     "leak": "names a title it recommends",
@@ -236,6 +238,13 @@ def signed(value: float) -> str:
 def whole(value: float) -> str:
     """Format a count: ``2,502``."""
     return f"{value:,.0f}"
+
+
+def compact(value: float) -> str:
+    """Format a number of any size: counts whole, others with three digits."""
+    if float(value).is_integer() and abs(value) >= 1:
+        return whole(value)
+    return f"{value:.3g}" if abs(value) < 1000 else whole(value)
 
 
 def percent(value: float) -> str:

@@ -11,16 +11,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from seedtalk.selection.pool import TIE, Floats, Pool, Rows, contenders, lowest_best
+from seedtalk.errors import InputError
+from seedtalk.progress import bar
+from seedtalk.selection.pool import TIE, Floats, Front, Pool, Rows, lowest_best
+from seedtalk.selection.tables import Table, table
 
 CRITERIA = ("logdet", "trace")
 # Updated values carry rounding. Rows this close to the best are evaluated anew before the tie is
-# decided; all values are renewed once the best has fallen by _FALL, because a rounding error keeps
-# the size of the value it was made at, and whenever a solution's residual is over _RESIDUAL.
+# decided. A rounding error keeps the size of the value it was made at, so that a value that has
+# fallen by _FALL is made anew; so are all of them whenever a solution's residual is over _RESIDUAL.
 _NEAR = 1e-8
 _FALL = 0.1
 _RESIDUAL = 1e-13
-_CHUNK = 4096
+# x'x / lambda over which lambda is lost beside x x' in float64.
+_RANGE = 1e13
 
 
 class Information:
@@ -30,119 +34,187 @@ class Information:
     ----------
     X
         (N, d) the pool.
+    rows
+        The table of X.
     ridge
         lambda, above 0.
     criterion
         ``logdet`` or ``trace``.
     warm_start
         Rows that count as selected before.
+
+    Raises
+    ------
+    InputError
+        When lambda is lost in rounding beside the rows.
     """
 
     def __init__(
-        self, X: NDArray[np.floating], ridge: float, criterion: str, warm_start: Rows
+        self,
+        X: NDArray[np.floating],
+        rows: Table,
+        ridge: float,
+        criterion: str,
+        warm_start: Rows,
     ) -> None:
-        d = X.shape[1]
-        start = np.asarray(X[warm_start], dtype=np.float64)
-        self.matrix = ridge * np.eye(d) + start.T @ start
-        self.inverse: Floats  # set by `terms`
-        self.pool: Floats | None = None
-        if criterion == "trace":
-            self.pool = np.zeros((d, d))
-            for begin in range(0, len(X), _CHUNK):
-                part = np.asarray(X[begin : begin + _CHUNK], dtype=np.float64)
-                self.pool += part.T @ part
-            self.pool /= len(X)
+        self._x = np.asarray(X)
+        start = self._wide(warm_start)
+        self.squares = rows.squares()
+        most = float(self.squares.max())
+        if not most <= _RANGE * ridge:
+            raise InputError(
+                f"select.ridge: {ridge:g} is lost in rounding beside rows of length "
+                f"{np.sqrt(most):.3g}; set it to {most / _RANGE:.1g} or more, or scale the rows "
+                "(embed.normalize)"
+            )
+        self.matrix = np.asfortranarray(ridge * np.eye(rows.d) + start.T @ start)
+        self.pool = rows.gram() / rows.n if criterion == "trace" else None
+        self._factor: Floats | None = None
+        self.inverse: Floats
+        self._renew()
 
-    def solve(self, v: Floats) -> tuple[Floats, bool]:
-        """Return A^-1 v, refined once, and whether its residual is down to rounding."""
-        u = self.inverse @ v
-        u += self.inverse @ (v - self.matrix @ u)
-        residual = float(np.linalg.norm(v - self.matrix @ u))
-        return u, residual <= _RESIDUAL * float(np.linalg.norm(v))
+    @property
+    def factored(self) -> bool:
+        """Whether `factor` is at hand."""
+        return self._factor is not None
+
+    def factor(self) -> Floats:
+        """Return the inverse of the Cholesky factor of A: x' A^-1 x = |factor x|^2."""
+        from scipy.linalg.lapack import dtrtri
+
+        if self._factor is None:
+            self._factor, _ = dtrtri(np.linalg.cholesky(self.matrix), lower=1)
+        return self._factor
+
+    def solve(self, x: Floats) -> tuple[Floats, bool]:
+        """Return A^-1 x, refined, and whether its residual is down to rounding."""
+        u, sound = self._refined(x)
+        if not sound:
+            self._renew()
+            u, sound = self._refined(x)
+        return u, sound
 
     def add(self, x: Floats, u: Floats) -> None:
         """Add x x' to A, with u = A^-1 x, and update the inverse (Sherman and Morrison 1950)."""
-        self.matrix += np.outer(x, x)
-        self.inverse -= np.outer(u, u / (1.0 + x @ u))
+        from scipy.linalg.blas import dger
 
-    def terms(self, rows: NDArray[np.floating]) -> tuple[Floats, Floats]:
-        """Return g = x' A^-1 x and q = x' A^-1 F A^-1 x of each row (q = 0 without F).
+        # In place: both are in Fortran's order.
+        self.matrix = dger(1.0, x, x, a=self.matrix, overwrite_a=1)
+        self.inverse = dger(-1.0 / (1.0 + x @ u), u, u, a=self.inverse, overwrite_a=1)
+        self._factor = None
 
-        From a fresh factorisation of A, which also renews the inverse.
-        """
-        from scipy.linalg import cho_factor, cho_solve
-
-        factor = cho_factor(self.matrix, lower=True)
-        self.inverse = cho_solve(factor, np.eye(len(self.matrix)))
-        g, q = np.empty(len(rows)), np.zeros(len(rows))
-        for begin in range(0, len(rows), _CHUNK):
-            part = np.asarray(rows[begin : begin + _CHUNK], dtype=np.float64)
-            solved = cho_solve(factor, part.T).T
-            at = slice(begin, begin + len(part))
-            g[at] = np.einsum("ij,ij->i", part, solved)
-            if self.pool is not None:
-                q[at] = np.einsum("ij,ij->i", solved @ self.pool, solved)
-        return g, q
-
-    def settle(self, X: NDArray[np.floating], rows: Rows, values: Floats) -> tuple[int, float]:
-        """Return the best of `rows`, close in value, and its value; the lowest of ties."""
+    def settle(self, rows: Rows, values: Floats) -> int:
+        """Return the best of `rows`, close in value; the lowest of ties."""
         if len(rows) > 1:
-            values = _values(*self.terms(X[rows]), self.pool)
-        return lowest_best(rows, values, TIE * float(values.max()))
+            # Of equal rows the lowest is enough.
+            rows = np.sort(rows)
+            first = {self._x[row].tobytes(): row for row in rows[::-1].tolist()}
+            rows = np.array(sorted(first.values()), dtype=np.int64)
+            values = self.values(rows)
+        return lowest_best(rows, values, TIE * float(values.max()))[0]
+
+    def values(self, rows: Rows) -> Floats:
+        """Return x' A^-1 x of some rows (``logdet``) or the fall of tr(A^-1 F) (``trace``)."""
+        half = self._wide(rows) @ self.factor().T
+        g: Floats = np.einsum("ij,ij->i", half, half)
+        if self.pool is None:
+            return g
+        solved = half @ self.factor()
+        fall: Floats = np.einsum("ij,ij->i", solved @ self.pool, solved) / (1.0 + g)
+        return fall
+
+    def _wide(self, rows: Rows) -> Floats:
+        return self._x[rows].astype(np.float64, copy=False)
+
+    def _refined(self, x: Floats) -> tuple[Floats, bool]:
+        u = self.inverse @ x
+        u += self.inverse @ (x - self.matrix @ u)
+        residual = float(np.linalg.norm(x - self.matrix @ u))
+        return u, residual <= _RESIDUAL * float(np.linalg.norm(x))
+
+    def _renew(self) -> None:
+        factor = self.factor()
+        self.inverse = np.asfortranarray(factor.T @ factor)
 
 
 class Gains:
     """The value of every row, kept up to date by rank-one updates in O(N d) a pick.
 
     The value is x' A^-1 x (``logdet``, whose gain is log(1 + value)) or
-    q / (1 + x' A^-1 x) (``trace``, the fall of tr(A^-1 F)). Parameters as `Information`.
+    q / (1 + x' A^-1 x) (``trace``, the fall of tr(A^-1 F)). Parameters as `greedy`.
     """
 
     def __init__(
-        self, X: NDArray[np.floating], ridge: float, criterion: str, warm_start: Rows
+        self,
+        X: NDArray[np.floating],
+        ridge: float,
+        criterion: str,
+        warm_start: Rows,
+        block: int = 65536,
+        device: str = "cpu",
     ) -> None:
-        self._x = np.asarray(X, dtype=np.float64)
-        self._information = Information(X, ridge, criterion, warm_start)
+        self._x = np.asarray(X)
+        self._table = table(X, block, device)
+        self._information = Information(X, self._table, ridge, criterion, warm_start)
         self._renew(np.ones(len(X), dtype=bool))
 
     def values(self, open_rows: NDArray[np.bool_]) -> tuple[Floats, float]:
         """Return (N,) values, -inf where closed, and the size of their rounding."""
         for _ in range(2):
-            values = _values(self._g, self._q, self._information.pool)
-            values = np.where(open_rows, values, -np.inf)
+            values = np.where(open_rows, self._current(), -np.inf)
             if values.max() >= _FALL * self._scale:
                 break
             self._renew(open_rows)
         return values, TIE * self._scale
 
-    def best(self, open_rows: NDArray[np.bool_]) -> tuple[int, float]:
-        """Return the open row of largest value, the lowest of ties, and its value."""
+    def best(self, open_rows: NDArray[np.bool_]) -> int:
+        """Return the open row of largest value, the lowest of ties."""
         values, _ = self.values(open_rows)
         rows = np.flatnonzero(values >= values.max() * (1.0 - _NEAR))
-        return self._information.settle(self._x, rows, values[rows])
+        return self._information.settle(rows, values[rows])
 
-    def take(self, row: int, open_rows: NDArray[np.bool_]) -> None:
-        """Add `row` to A and update every value."""
-        x, information = self._x[row], self._information
+    def take(self, row: int, open_rows: NDArray[np.bool_]) -> float:
+        """Add `row` to A, update every value, and return what the row gained."""
+        x, information = self._x[row].astype(np.float64), self._information
         u, sound = information.solve(x)
-        delta = 1.0 + float(x @ u)
-        # einsum sums each row alike wherever it lies, so that equal rows keep equal values.
-        along_u = np.einsum("ij,j->i", self._x, u)
-        if information.pool is not None:
+        g = float(x @ u)
+        delta = 1.0 + g
+        gained = float(np.log1p(g))
+        if information.pool is None:
+            (along_u,) = self._table.products(u[None])
+        else:
             fu = information.pool @ u
             w, also_sound = information.solve(fu)
             sound &= also_sound
-            along_w = np.einsum("ij,j->i", self._x, w)
-            self._q += along_u * (along_u * (float(u @ fu) / delta) - 2.0 * along_w) / delta
-        self._g -= along_u**2 / delta
+            along_u, along_w = self._table.products(np.stack([u, w]))
+            shrink = float(u @ fu) / delta
+            gained = shrink
+            along_w *= -2.0
+            along_w += along_u * shrink
+            along_w *= along_u
+            along_w /= delta
+            self._q += along_w
+        along_u *= along_u
+        along_u /= delta
+        self._g -= along_u
         information.add(x, u)
         if not sound:
             self._renew(open_rows)
+        return gained
+
+    def _current(self) -> Floats:
+        return self._g if self._information.pool is None else self._q / (1.0 + self._g)
 
     def _renew(self, open_rows: NDArray[np.bool_]) -> None:
-        self._g, self._q = self._information.terms(self._x)
-        values = _values(self._g, self._q, self._information.pool)
-        self._scale = float(values[open_rows].max(initial=0.0))
+        information = self._information
+        factor = information.factor()
+        self._g = self._table.spread(factor)
+        if information.pool is not None:
+            # x' A^-1 F A^-1 x with F = L L', by an eigendecomposition: F may be singular.
+            power, axes = np.linalg.eigh(information.pool)
+            root = np.sqrt(np.maximum(power, 0.0))[:, None] * axes.T
+            self._q = self._table.spread(root @ factor.T @ factor)
+        self._scale = float(self._current()[open_rows].max(initial=0.0))
 
 
 def greedy(
@@ -152,6 +224,9 @@ def greedy(
     ridge: float,
     criterion: str,
     warm_start: Rows,
+    *,
+    block: int = 65536,
+    device: str = "cpu",
 ) -> tuple[Rows, Floats]:
     """Pick rows by the growth of information, exactly.
 
@@ -165,6 +240,8 @@ def greedy(
         Open rows; its rows are closed as they are picked.
     ridge, criterion, warm_start
         As `Information`.
+    block, device
+        As `select`.
 
     Returns
     -------
@@ -173,65 +250,74 @@ def greedy(
         tr(A^-1 F).
     """
     if criterion == "logdet":
-        return _greedy_logdet(X, budget, pool, Information(X, ridge, criterion, warm_start))
+        return _greedy_logdet(X, budget, pool, ridge, warm_start, table(X, block, device))
     rows, gains = np.empty(budget, dtype=np.int64), np.empty(budget)
-    state = Gains(X, ridge, criterion, warm_start)
-    for pick in range(budget):
-        row, gains[pick] = state.best(pool.open)
-        rows[pick] = row
-        pool.take(row)
-        state.take(row, pool.open)
+    state = Gains(X, ridge, criterion, warm_start, block, device)
+    with bar("select", budget) as shown:
+        for pick in range(budget):
+            rows[pick] = row = state.best(pool.open)
+            pool.take(row)
+            gains[pick] = state.take(row, pool.open)
+            shown.advance()
     return rows, gains
 
 
 def _greedy_logdet(
-    X: NDArray[np.floating], budget: int, pool: Pool, information: Information
+    X: NDArray[np.floating],
+    budget: int,
+    pool: Pool,
+    ridge: float,
+    warm_start: Rows,
+    every: Table,
 ) -> tuple[Rows, Floats]:
     """D-optimal greedy with lazy updates: a row catches up only when its bound is in the lead.
 
     x' A^-1 x never grows, so an old value is an upper bound; the rank-one updates a row has
-    missed are applied together when it is looked at.
+    missed are applied together when it is looked at, or, where it has missed many, the value
+    is made anew.
     """
     n, d = X.shape
-    value = np.empty(n)
-    stamp = np.empty(n, dtype=np.int64)  # picks that `value` knows of
-    directions = np.empty((d, budget))
+    information = Information(X, every, ridge, "logdet", warm_start)
+    value = every.spread(information.factor()) if len(warm_start) else information.squares / ridge
+    made = value.copy()  # as last computed from A itself
+    stamp = np.zeros(n, dtype=np.int64)  # picks that `value` knows of
+    directions = np.empty((budget, d))
     rows, gains = np.empty(budget, dtype=np.int64), np.empty(budget)
+    pick, valid = 0, 0  # directions before `valid` are not to be used
 
-    def renew(pick: int) -> float:
-        value[:], _ = information.terms(X)
-        stamp[:] = pick
-        return float(value[pool.open].max(initial=0.0))
+    def bounds(at: Rows | slice) -> Floats:
+        return value[at]
 
-    def lead(pick: int) -> tuple[Rows, Floats]:
-        def evaluate(at: Rows) -> Floats:
-            first = int(stamp[at].min())
-            along = np.asarray(X[at], dtype=np.float64) @ directions[:, first:pick]
-            along[np.arange(first, pick) < stamp[at, None]] = 0.0
-            value[at] -= np.einsum("ij,ij->i", along, along)
-            stamp[at] = pick
-            return value[at]
+    def evaluate(at: Rows) -> Floats:
+        missed = pick - stamp[at]
+        anew = missed > d
+        # Factoring A costs as much as d further updates of d rows.
+        if not information.factored and (missed[anew] - d).sum() < d * d:
+            anew[:] = False
+        anew |= stamp[at] < valid
+        late = at[~anew & (missed > 0)]
+        if len(late):
+            first = int(stamp[late].min())
+            value[late] -= every.along(directions[first:pick], stamp[late] - first, late)
+            anew |= value[at] < _FALL * made[at]
+        lost = at[anew]
+        if len(lost):
+            value[lost] = made[lost] = every.spread(information.factor(), lost)
+        stamp[at] = pick
+        return value[at]
 
-        return contenders(np.where(pool.open, value, -np.inf), evaluate, 0.0, _NEAR)
-
-    scale = renew(0)
-    for pick in range(budget):
-        near, values = lead(pick)
-        if values.max() < _FALL * scale:
-            scale = renew(pick)
-            near, values = lead(pick)
-        row, best = information.settle(X, near, values)
-        rows[pick], gains[pick] = row, np.log1p(best)
-        x = np.asarray(X[row], dtype=np.float64)
-        u, sound = information.solve(x)
-        information.add(x, u)
-        pool.take(row)
-        if sound:
-            directions[:, pick] = u / np.sqrt(1.0 + x @ u)
-        else:
-            scale = renew(pick + 1)
+    front = Front(bounds, evaluate, n)
+    with bar("select", budget) as shown:
+        for pick in range(budget):
+            at, values, _ = front.contenders(pool.open, lambda bound: bound, 0.0, _NEAR)
+            rows[pick] = row = information.settle(at, values)
+            x = np.asarray(X[row], dtype=np.float64)
+            u, sound = information.solve(x)
+            g = float(x @ u)
+            gains[pick] = np.log1p(g)
+            information.add(x, u)
+            pool.take(row)
+            directions[pick] = u / np.sqrt(1.0 + g)
+            valid = valid if sound else pick + 1
+            shown.advance()
     return rows, gains
-
-
-def _values(g: Floats, q: Floats, pool: Floats | None) -> Floats:
-    return g if pool is None else q / (1.0 + g)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from seedtalk.progress import bar
 from seedtalk.selection import fisher, js
-from seedtalk.selection.pool import TIE, Floats, Pool, Rows, lowest_best
+from seedtalk.selection.pool import Floats, Pool, Rows, lowest_best
 
 
 def greedy(
@@ -20,6 +21,8 @@ def greedy(
     entropy_weight: float,
     hybrid_weight: float,
     warm_start: Rows,
+    block: int = 65536,
+    device: str = "cpu",
 ) -> tuple[Rows, Floats]:
     """Pick rows by w rank(js gain) + (1 - w) rank(fisher gain), ranked anew at every pick.
 
@@ -32,7 +35,7 @@ def greedy(
         (N, d) rows and their (N, K) memberships.
     hybrid_weight
         w, the share of js, from 0 to 1.
-    budget, pool, ridge, criterion, entropy_weight, warm_start
+    budget, pool, ridge, criterion, entropy_weight, warm_start, block, device
         As `js.greedy` and `fisher.greedy`.
 
     Returns
@@ -40,21 +43,27 @@ def greedy(
     rows, gains
         (budget,) int64 in pick order, and the float64 combined ranks.
     """
-    entropies = js.entropy(p)
+    divergences = js.Divergences(p, entropy_weight, block, device)
     total, count = p[warm_start].sum(axis=0), len(warm_start)
-    information = fisher.Gains(X, ridge, criterion, warm_start)
+    information = fisher.Gains(X, ridge, criterion, warm_start, block, device)
     rows, gains = np.empty(budget, dtype=np.int64), np.empty(budget)
-    for pick in range(budget):
-        at = np.flatnonzero(pool.open)
-        values, noise = information.values(pool.open)
-        divergent = js.scores(p[at], entropies[at], entropy_weight, total, count)
-        score = hybrid_weight * ranks(divergent, TIE)
-        score += (1.0 - hybrid_weight) * ranks(values[at], noise)
-        row, gains[pick] = lowest_best(at, score)
-        rows[pick] = row
-        pool.take(row)
-        information.take(row, pool.open)
-        total, count = total + p[row], count + 1
+    with bar("select", budget) as shown:
+        for pick in range(budget):
+            at = np.flatnonzero(pool.open)
+            informative, noise = information.values(pool.open)
+            if count:
+                divergences.meet(total / count, count)
+                divergent = divergences.values(at)
+            else:
+                divergent = divergences.entropies[at]
+            score = hybrid_weight * ranks(divergent, divergences.tie)
+            score += (1.0 - hybrid_weight) * ranks(informative[at], noise)
+            row, gains[pick] = lowest_best(at, score)
+            rows[pick] = row
+            pool.take(row)
+            information.take(row, pool.open)
+            total, count = total + p[row], count + 1
+            shown.advance()
     return rows, gains
 
 

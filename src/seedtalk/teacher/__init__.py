@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
 
 from seedtalk.errors import InputError, RunError, at
 from seedtalk.params import Teacher
+from seedtalk.progress import track
 from seedtalk.teacher import budget
-from seedtalk.teacher.answers import Failure, Outcome, Usage, usage_of
+from seedtalk.teacher.answers import Answer, Failure, Outcome, usage_of
+from seedtalk.teacher.prices import Price, price_of
 
 if TYPE_CHECKING:
+    from seedtalk.teacher.calls import Span
     from seedtalk.teacher.ledger import Ledger
 
 LEDGER = "ledger.sqlite"
+
+N = TypeVar("N", int, float)
+
+Trace = Callable[[Iterator[list["Span"]], int], None]  # what was asked, and how much it is
 
 
 class Backend(Protocol):
     """Who answers for money: a module or object that takes requests and keeps a ledger."""
 
     def answer_all(
-        self, bodies: Sequence[Mapping[str, Any]], params: Teacher, ledger: Ledger
+        self,
+        bodies: Sequence[Mapping[str, Any]],
+        params: Teacher,
+        ledger: Ledger,
+        *,
+        prices: Price | None,
     ) -> list[Outcome]:
         """Return a chat completion, or why there is none, for each request."""
         ...
@@ -55,8 +70,29 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
     return requests
 
 
+def check_model(requests: Sequence[Mapping[str, Any]], params: Teacher) -> None:
+    """Refuse requests to another model than the parameters name: they have another price.
+
+    Raises
+    ------
+    InputError
+        Names the request and both models.
+    """
+    for request in requests:
+        if (model := request["body"]["model"]) != params.model:
+            raise InputError(
+                f"request '{request['custom_id']}' is to the model '{model}', but teacher.model "
+                f"is '{params.model}'; run the prompt stage (`dvc repro prompt`)"
+            )
+
+
 def generate(
-    requests: Sequence[Mapping[str, Any]], params: Teacher, *, seed: int, cache_dir: Path
+    requests: Sequence[Mapping[str, Any]],
+    params: Teacher,
+    *,
+    seed: int,
+    cache_dir: Path,
+    trace: Trace | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Have every request answered.
 
@@ -70,23 +106,36 @@ def generate(
         Of the extractive teacher's choices.
     cache_dir
         Folder of the ledger, which only paid backends open.
+    trace
+        Told, once the calls are over and however they ended, of each request a call was made
+        for, as the ledger has it.
 
     Returns
     -------
     (responses, summary)
         One result line of the Batch format for each request, in order: a request that failed
-        for good has no response but an error. The summary counts the answers, and their tokens
-        and US dollars, whenever they were paid; None where an endpoint did not count tokens or
-        the price is unknown.
+        for good has no response but an error; ``response.request_id`` is the key the answer has
+        in the ledger. The lines hold the answers themselves, not copies. The summary counts the
+        answers, and their tokens and US dollars, whenever they were paid; None where an endpoint
+        did not count tokens or the price is unknown. Its ``spent`` counts every call that was
+        made for these requests, by any run, and what all of them cost: attempts that failed,
+        calls that got lost and repairs included.
 
     Raises
     ------
     InputError, RunError
-        See the backends; RunError also when not one request was answered.
+        See the backends and `prices.price_of`; RunError also when not one request was answered.
     """
     bodies = [request["body"] for request in requests]
-    outcomes = _answers(bodies, params, seed, cache_dir)
-    answered = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+    free = params.backend == "extractive"
+    if not free:
+        check_model(requests, params)
+    price = Price(0.0, 0.0) if free else price_of(params, params.prices)
+    if free:
+        outcomes, calls, paid = _compose(bodies, seed), 0, 0.0
+    else:
+        outcomes, (calls, paid) = _answers(bodies, params, price, cache_dir, trace)
+    answered = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     if not answered:
         last = next(outcome for outcome in outcomes if isinstance(outcome, Failure))
         raise RunError(
@@ -97,40 +146,109 @@ def generate(
         _line(request["custom_id"], outcome)
         for request, outcome in zip(requests, outcomes, strict=True)
     ]
-    usages = [usage_of(answer) for answer in answered]
-    tokens = Usage(
-        _total([usage.input for usage in usages]), _total([usage.output for usage in usages])
-    )
-    paid = params.backend != "extractive"
-    usd = budget.cost(params, tokens) if paid else 0.0
+    usages = [usage_of(answer.body) for answer in answered]
+    usd = _total([budget.cost(price, usage, params.backend == "batch") for usage in usages])
     summary = {
         "backend": params.backend,
         "model": bodies[0]["model"],
         "requests": len(requests),
         "answered": len(answered),
         "failed": len(requests) - len(answered),
-        "tokens": {"input": tokens.input, "output": tokens.output},
+        "repaired": sum(answer.repaired for answer in answered),
+        "tokens": {
+            "input": _total([usage.input for usage in usages]),
+            "output": _total([usage.output for usage in usages]),
+        },
         "usd": None if usd is None else round(usd, 6),
+        "spent": {"calls": calls, "usd": None if price is None else round(paid, 6)},
     }
     return lines, summary
 
 
-def _answers(
-    bodies: Sequence[Mapping[str, Any]], params: Teacher, seed: int, cache_dir: Path
-) -> list[Outcome]:
-    if params.backend == "extractive":
-        from seedtalk.teacher import extractive
+def _compose(bodies: Sequence[Mapping[str, Any]], seed: int) -> list[Outcome]:
+    from seedtalk.teacher import extractive
+    from seedtalk.teacher.ledger import request_key
 
-        return extractive.answer_all(bodies, seed)
-    from seedtalk.teacher import openai, replay
+    answers = extractive.answer_all(bodies, seed)
+    return [
+        Answer(answer, request_key("extractive", str(seed), body))
+        for body, answer in zip(bodies, answers, strict=True)
+    ]
+
+
+def _answers(
+    bodies: Sequence[Mapping[str, Any]],
+    params: Teacher,
+    price: Price | None,
+    cache_dir: Path,
+    trace: Trace | None,
+) -> tuple[list[Outcome], tuple[int, float]]:
+    """Return the outcomes, and the calls and US dollars they took over all runs."""
     from seedtalk.teacher.ledger import Ledger
 
-    backend: Backend = openai if params.backend == "openai" else replay
     with Ledger(cache_dir / LEDGER) as ledger:
-        return backend.answer_all(bodies, params, ledger)
+        if params.backend == "replay":
+            from seedtalk.teacher import openai, replay
+
+            outcomes = replay.answer_all(bodies, params, ledger)
+            ledger.scope(openai.keys_of(bodies, params))
+        else:
+            with _traced(ledger, bodies, params, trace):
+                outcomes = _paid(params).answer_all(bodies, params, ledger, prices=price)
+            _warn_of_overrun(ledger, params)
+        spent = ledger.spent()
+        return outcomes, (spent.calls, spent.usd)
 
 
-def _total(counts: Sequence[int | None]) -> int | None:
+def _paid(params: Teacher) -> Backend:
+    if params.backend == "batch":
+        from seedtalk.teacher import batch
+
+        return batch
+    from seedtalk.teacher import openai
+
+    return openai
+
+
+@contextmanager
+def _traced(
+    ledger: Ledger, bodies: Sequence[Mapping[str, Any]], params: Teacher, trace: Trace | None
+) -> Generator[None, None, None]:
+    """Hand what the block asks to `trace`, also where it ends early."""
+    if trace is None:
+        yield
+        return
+    from seedtalk.teacher import calls, openai
+
+    before = calls.latest(ledger)
+
+    def hand_over(told: Trace) -> None:
+        keys = frozenset(openai.keys_of(bodies, params))
+        if touched := calls.touched(ledger, keys, before):
+            spans = calls.asked(ledger, touched, before)
+            told(track(spans, "keeping traces", len(touched)), len(touched))
+
+    try:
+        yield
+    except RunError:
+        hand_over(trace)
+        raise
+    hand_over(trace)
+
+
+def _warn_of_overrun(ledger: Ledger, params: Teacher) -> None:
+    """Say so where an endpoint counted more tokens than a request can have."""
+    spent = ledger.spent()
+    if params.max_usd and spent.usd > params.max_usd:
+        click.echo(
+            f"teacher.max_usd={params.max_usd:g} was passed: the endpoint counted more tokens "
+            f"than its answers may have, and {spent.usd:.4f} USD are spent on these requests. "
+            "No further call was made after that; the ledger has what each one cost",
+            err=True,
+        )
+
+
+def _total(counts: Sequence[N | None]) -> N | None:
     told = [count for count in counts if count is not None]
     return sum(told) if len(told) == len(counts) else None
 
@@ -141,7 +259,7 @@ def _line(custom_id: str, outcome: Outcome) -> dict[str, Any]:
         return {"custom_id": custom_id, "response": None, "error": error}
     return {
         "custom_id": custom_id,
-        "response": {"status_code": 200, "body": outcome},
+        "response": {"status_code": 200, "request_id": outcome.key, "body": outcome.body},
         "error": None,
     }
 
@@ -157,8 +275,12 @@ def _fault(line: Any) -> tuple[str, str] | None:
         return "body", "expected an object"
     if not isinstance(body.get("model"), str):
         return "body.model", "expected a text"
-    if not isinstance(body.get("max_tokens"), int):
-        return "body.max_tokens", "expected a whole number"
+    # What a call may cost hangs on these two.
+    limit = body.get("max_tokens")
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        return "body.max_tokens", "expected a whole number of at least 1"
+    if body.get("n", 1) != 1:
+        return "body.n", "one answer a request; drop it"
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         return "body.messages", "expected a list of messages"

@@ -22,7 +22,6 @@ from seedtalk.errors import InputError
 from seedtalk.progress import track
 from seedtalk.records import sha256_text
 from seedtalk.teacher import lexicon
-from seedtalk.teacher.answers import Outcome
 from seedtalk.titles import fold, title_key
 
 MAX_ASPECTS = 3
@@ -76,6 +75,46 @@ FEELS = (
     "I mean the kind of {thing} people describe like this: “{feel}”",
     "Someone should be able to write of it: “{feel}”",
 )
+# What the recommender asks for, and how the seeker tells it. The recommender names nothing.
+ASKS = {
+    "liked": (
+        "Which {thing}s have you liked?",
+        "What have you enjoyed before?",
+        "Can you name a few {thing}s you liked?",
+    ),
+    "aspects": (
+        "What should stand out in it?",
+        "What matters most to you in it?",
+        "What makes a {thing} a good one for you?",
+    ),
+    "tone": (
+        "What should it be like?",
+        "How would you like it to be?",
+        "And what should it feel like?",
+    ),
+    "about": (
+        "What should it be about?",
+        "Is there a subject you'd like it to deal with?",
+    ),
+    "feel": (
+        "How should it strike you?",
+        "What would you like to be able to say of it afterwards?",
+    ),
+}
+TELLS = {
+    "aspects": ("{told}, above all.", "I'd love {said}.", "For me it's {said}."),
+    "motifs": ("Some {said} in it would be nice.", "It may well have {said} in it."),
+    "tone": ("Something {said} would be right.", "{told}, I'd say.", "Make it {said}, please."),
+    "about": ("A story about {said}.", "Something about {said}, ideally."),
+}
+# Where the review has no more to say; the last one closes a talk.
+OPEN = (
+    ("Anything you'd rather not see?", "No, I'm open to anything else."),
+    ("Does it have to be a recent one?", "No, the year doesn't matter."),
+    ("Is there anything else I should know?", "No, that's all."),
+)
+FIRST_WORDS = ("Sure.", "Gladly.", "With pleasure.", "Happy to help.")
+FURTHER_WORDS = ("Got it.", "Thanks, that helps.", "Understood.", "Good to know.", "I see.")
 QUESTIONS = ("can", "could", "would", "do", "does", "is", "are", "any")
 PLAIN = frozenset(
     (
@@ -96,10 +135,11 @@ class Told:
     liked: list[str]
     candidates: list[str]
     style: dict[str, str]
+    turns: int = 1
 
 
-def answer_all(bodies: Sequence[Mapping[str, Any]], seed: int) -> list[Outcome]:
-    """Answer every request; nothing is kept, since nothing is paid."""
+def answer_all(bodies: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Answer every request with a chat completion; nothing is kept, since nothing is paid."""
     return [answer(body, seed) for body in track(bodies, "composing", len(bodies))]
 
 
@@ -122,14 +162,13 @@ def answer(body: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
     told = read(body)
     messages = [json.dumps(message, sort_keys=True) for message in body["messages"]]
     rng = np.random.default_rng(int(sha256_text([str(seed), *messages])[:16], 16))
+    spoken = [compose(told, rng)] if told.turns == 1 else converse(told, rng)
+    turns = [
+        {"role": "recommender" if place % 2 else "seeker", "content": text}
+        for place, text in enumerate(spoken)
+    ]
     titles = told.candidates or [told.item["Title"]]
-    content = json.dumps(
-        {
-            "messages": [{"role": "seeker", "content": compose(told, rng)}],
-            "recommendations": titles,
-        },
-        ensure_ascii=False,
-    )
+    content = json.dumps({"messages": turns, "recommendations": titles}, ensure_ascii=False)
     # Words, not a tokenizer's tokens: nothing is paid for them.
     prompt_words = sum(len(message["content"].split()) for message in body["messages"])
     answer_words = len(content.split())
@@ -177,22 +216,15 @@ def read(body: Mapping[str, Any]) -> Told:
         liked=blocks["liked"].split("\n") if blocks["liked"].strip() else [],
         candidates=blocks["candidates"].split("\n") if blocks["candidates"].strip() else [],
         style=_fields(blocks["style"]),
+        turns=_count(blocks.get("turns", "1")),
     )
 
 
 def compose(told: Told, rng: np.random.Generator) -> str:
-    """Write the seeker's message in the style of the request."""
+    """Write the seeker's only message in the style of the request."""
     banned = _banned(told)
     sentences = split(told.review)
-    aspects = _aspects(sentences, banned)
-    if len(aspects) < 2:  # then another review of the same item may say more
-        known = {_lower(phrase)[-1] for phrase in aspects}
-        for other in told.further:
-            aspects += [a for a in _aspects(split(other), banned) if _lower(a)[-1] not in known]
-    aspects = _pick(aspects, rng)
-    if len(aspects) < 2:
-        reviews = " ".join([told.review, *told.further])
-        aspects += _motifs(reviews, banned)[: 2 - len(aspects)]
+    aspects = _said_aspects(told, sentences, banned, rng)
     style = told.style
     order = [part.strip() for part in style["tell, in this order"].split(",")]
     if "feel" in order[:1] and "wish" in order:
@@ -210,15 +242,114 @@ def compose(told: Told, rng: np.random.Generator) -> str:
         parts["feel"] = frame.format(feel=feel, thing=told.thing)
     if not aspects and not parts["feel"] and "liked" not in order:
         order.append("liked")  # "a comedy" alone is no request
-    closing = style.get("end with", "")
     while True:
         message = " ".join(parts[part] for part in order if parts[part])
         if len(message) <= MAX_QUERY or not parts["feel"]:
             break
         parts["feel"] = ""
+    return _closed(message, style)
+
+
+def converse(told: Told, rng: np.random.Generator) -> list[str]:
+    """Write a dialogue: the seeker's and the recommender's messages in turn, the seeker's last.
+
+    What `compose` tells at once is told bit by bit, each bit in answer to a question about it:
+    what it is like, films liked, what should stand out, the subject, a sentence of the review. Bits
+    there is no turn for go into the first message. A review may have less to say than
+    `told.turns` messages hold; then the dialogue is shorter.
+    """
+    banned = _banned(told)
+    sentences = split(told.review)
+    aspects = _said_aspects(told, sentences, banned, rng)
+    order = [part.strip() for part in told.style["tell, in this order"].split(",")]
+    bits: dict[str, str] = {}
+    if told.liked:
+        bits["liked"] = told.style["liked films as"].replace("{liked}", _and(told.liked))
+    opened = "liked" in bits and "liked" in order and order.index("liked") < order.index("wish")
+    described = _described(sentences, banned)
+    about = _about(sentences, banned) or _and(_subjects(told.review, banned)[:2])
+    heard = {word for phrase in aspects for word in _lower(phrase)}
+    tones = [tone for tone in _tones(sentences, banned) if tone not in heard][:2]
+    tones = [] if described else tones
+    frames = "aspects" if any(" " in phrase for phrase in aspects) else "motifs"
+    for topic, frame, said in (
+        ("aspects", frames, _and(aspects)),
+        ("tone", "tone", _and(tones)),
+        ("about", "about", about),
+    ):
+        if said:
+            words = _one(TELLS[frame], rng)
+            bits[topic] = words.format(said=said, told=said[0].upper() + said[1:])
+    if feel := _feel(sentences, banned, aspects):
+        bits["feel"] = _one(FEELS[:3], rng).format(feel=feel, thing=told.thing)
+
+    asked = [topic for topic in ("aspects", "liked", "tone", "about", "feel") if topic in bits]
+    if opened:
+        asked.remove("liked")
+    if "liked" in asked and "liked" not in order:
+        asked.append(asked.pop(asked.index("liked")))
+    asked = asked[: told.turns - 1]
+    if "feel" in asked and len(" ".join(bits[topic] for topic in asked)) > MAX_QUERY:
+        asked.remove("feel")
+    natural = ("tone", "liked", "about", "aspects", "feel")
+    asked.sort(key=lambda topic: (natural.index(topic) - int(rng.integers(3)), topic))
+
+    what = described or _kind(told, [] if "tone" in asked else tones, aspects, rng)
+    if not described and about and "about" not in asked and told.turns > 1:
+        what += f" about {about}"
+    if aspects and "aspects" not in asked and " with " not in what:
+        what += " with " + _and(aspects[:2])
+    opening = told.style["begin with"]
+    first = f"{opening} {what}{_mark(opening)}"
+    if opened:
+        first = f"{bits['liked']} {first}"
+    elif "liked" in bits and "liked" in order and "liked" not in asked:
+        first = f"{first} {bits['liked']}"
+    messages = [first]
+    further = [FURTHER_WORDS[i] for i in rng.permutation(len(FURTHER_WORDS))]
+    pairs = [(_one(ASKS[topic], rng).format(thing=told.thing), bits[topic]) for topic in asked]
+    left = told.turns - 1 - len(pairs)
+    # The closing one comes last, and alone where there is room for one only.
+    pairs += [*(OPEN[i] for i in rng.permutation(len(OPEN) - 1)), OPEN[-1]][-left:] if left else []
+    for place, (question, reply) in enumerate(pairs):
+        word = further[(place - 1) % len(further)] if place else _one(FIRST_WORDS, rng)
+        messages += [f"{word} {question}", reply]
+    messages[-1] = _closed(messages[-1], told.style)
+    return messages
+
+
+def _said_aspects(
+    told: Told, sentences: Sequence[str], banned: frozenset[str], rng: np.random.Generator
+) -> list[str]:
+    """Return aspects to ask for: the review's, then a further review's, then motifs."""
+    aspects = _aspects(sentences, banned)
+    if len(aspects) < 2:  # then another review of the same item may say more
+        known = {_lower(phrase)[-1] for phrase in aspects}
+        for other in told.further:
+            aspects += [a for a in _aspects(split(other), banned) if _lower(a)[-1] not in known]
+    aspects = _pick(aspects, rng)
+    if len(aspects) < 2:
+        reviews = " ".join([told.review, *told.further])
+        aspects += _motifs(reviews, banned)[: 2 - len(aspects)]
+    return aspects
+
+
+def _closed(message: str, style: Mapping[str, str]) -> str:
+    """End a message as its style ends."""
+    closing = style.get("end with", "")
     if closing and not (closing.endswith("?") and message.endswith("?")):
-        message = f"{message} {closing}"
+        return f"{message} {closing}"
     return message
+
+
+def _mark(opening: str) -> str:
+    """Return the mark that ends a wish which opens so."""
+    first = re.findall(r"[A-Za-z']+", opening.lower())[:1]
+    return "?" if first and first[0] in QUESTIONS else "."
+
+
+def _one(choices: Sequence[str], rng: np.random.Generator) -> str:
+    return choices[int(rng.integers(len(choices)))]
 
 
 def _repeats(feel: str, wish: str) -> bool:
@@ -258,8 +389,7 @@ def _wish(
         elif aspects:
             what += " with " + _and(aspects)
     opening = told.style["begin with"]
-    first = re.findall(r"[A-Za-z']+", opening.lower())[:1]
-    return f"{opening} {what}" + ("?" if first and first[0] in QUESTIONS else ".")
+    return f"{opening} {what}{_mark(opening)}"
 
 
 def _kind(
@@ -526,6 +656,14 @@ def _fields(block: str) -> dict[str, str]:
     """Read ``name: value`` lines."""
     pairs = (line.partition(":") for line in block.split("\n") if ":" in line)
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _count(block: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", block.strip()):
+        raise InputError(
+            f"the <turns> block of the prompt's user part holds {block!r}, no number of messages"
+        )
+    return int(block)
 
 
 def _lower(text: str) -> list[str]:

@@ -8,40 +8,90 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import itertools
+import json
 import os
-import random
 import re
 import signal
+import ssl
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urljoin
 
 from seedtalk.errors import InputError, RunError
 from seedtalk.params import Teacher
 from seedtalk.progress import Bar, bar
 from seedtalk.teacher import budget
-from seedtalk.teacher.answers import BadAnswerError, Failure, Outcome, completion, usage_in
+from seedtalk.teacher.answers import (
+    FINAL,
+    Answer,
+    BadAnswerError,
+    Failure,
+    Outcome,
+    completion,
+    content_of,
+    has_form,
+    repair_of,
+    usage_in,
+)
 from seedtalk.teacher.ledger import Ledger, endpoint_of, request_key
+from seedtalk.teacher.limiter import Limiter, StoppedError, Ticket, retry_after
+from seedtalk.texts import visible
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+    from seedtalk.teacher.prices import Price
+
 NAME = "openai"
 DEFAULT_URL = "https://api.openai.com/v1"
-FIRST_WAIT = 0.5  # seconds; doubles with every attempt
-LONGEST_WAIT = 30.0
-LONGEST_RETRY_AFTER = 120.0  # an endpoint that asks for an hour is asked again sooner
 
 IN_PASSING = frozenset({408, 409, 425, 429})
-ACCOUNT = frozenset({401, 402, 403, 404, 407})  # as wrong for the next request as for this one
-QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "account_deactivated"})
+BUSY = frozenset({429, 503, 529})
+ACCOUNT = frozenset({401, 402, 403, 404, 405, 407, 410})  # as wrong for the next as for this one
+QUOTA = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "account_deactivated",
+        "access_terminated",
+        "exceeded_current_quota_error",
+    }
+)
+POLICY = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
+TIMEOUT, REDIRECT = "timeout", "redirect"  # codes of a `CallError`
+KEPT = "What was answered is kept and will not be paid for again: run the stage again to go on"
 
+PUSH_BACKS = 5  # times `attempts`: a busy endpoint has not tried the request
+CHARACTERS_A_TOKEN = 4  # about, to keep to a budget a minute until the endpoint has counted
 POLL = 0.05  # seconds between looks at a request that another run is asking
+MOST_BYTES = 16 << 20  # of a response; the longest answers have a hundredth of it
+MOST_PACKED = 64 << 10  # of a compressed one, which nobody asked for: it may swell a thousandfold
+KEEP_ALIVE = 4.0  # seconds; many servers hang up on an idle connection after 5
 # A word of an answer may equal a short placeholder such as "local"; a real key is longer.
 SECRET_IN_ANSWER, SECRET_IN_ERROR = 16, 8
 
 _KEY = re.compile(r"\b(?:sk|key|pk)-[A-Za-z0-9_-]{8,}")
+_NO_MONEY = re.compile(
+    r"credit balance is too low|insufficient (?:funds|credits?|balance)"
+    r"|billing (?:hard )?limit|account (?:is |has been )?(?:deactivated|suspended)",
+    re.IGNORECASE,
+)
+# What endpoints say of a request that is at fault itself; the next one may be fine.
+_OF_ITS_OWN = re.compile(
+    r"context.?(?:length|size|window)|maximum context|too (?:long|large|many tokens)"
+    r"|content.?(?:filter|management|policy)|moderation|safety",
+    re.IGNORECASE,
+)
+_FORMAT = re.compile(
+    r"response_format|json_schema|json_object|json mode|structured output|grammar", re.IGNORECASE
+)
 
 
 class CallError(Exception):
@@ -50,8 +100,8 @@ class CallError(Exception):
     Parameters
     ----------
     kind
-        ``passing`` (try again), ``permanent`` (this request is refused) or ``account`` (so
-        will be every other).
+        ``passing`` (try again), ``busy`` (the same, and with fewer calls at a time),
+        ``permanent`` (this request is refused) or ``account`` (so will be every other).
     code, message
         What is recorded.
     retry_after
@@ -62,16 +112,61 @@ class CallError(Exception):
 
     def __init__(
         self,
-        kind: Literal["passing", "permanent", "account"],
+        kind: Literal["passing", "busy", "permanent", "account"],
         code: str,
         message: str,
         *,
         retry_after: float | None = None,
         billed: bool = False,
     ) -> None:
-        super().__init__(f"{code}: {message}")
+        super().__init__(code, message)
         self.kind, self.code, self.message = kind, code, message
         self.retry_after, self.billed = retry_after, billed
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    def recorded(self, *, again: bool = False) -> str:
+        """Return what the ledger is told, see `Ledger.fail`.
+
+        Parameters
+        ----------
+        again
+            Whether another wording of the request is worth a call, whatever the kind.
+        """
+        return f"{'passing' if again else self.kind}: {self}"
+
+
+def endpoint_url(params: Teacher) -> str:
+    """Return the address to call.
+
+    Raises
+    ------
+    InputError
+        When it is none to call, see `transport.check_address`.
+    """
+    from seedtalk.teacher.transport import check_address
+
+    url = params.base_url or DEFAULT_URL
+    check_address(url)
+    return url
+
+
+def secret() -> str:
+    """Return the key from the environment, or "".
+
+    Raises
+    ------
+    InputError
+        When it holds what no header can.
+    """
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(
+            "OPENAI_API_KEY: holds a character that no key has (a line break, a dash from a word "
+            "processor?); export it anew"
+        )
+    return key
 
 
 def keys_of(bodies: Sequence[Mapping[str, Any]], params: Teacher) -> list[str]:
@@ -80,25 +175,75 @@ def keys_of(bodies: Sequence[Mapping[str, Any]], params: Teacher) -> list[str]:
     return [request_key(NAME, endpoint, body) for body in bodies]
 
 
-def known(keys: Sequence[str], ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """Return the answers the ledger holds, by key."""
-    found = ((key, _judged(key, ledger)[0]) for key in dict.fromkeys(keys))
-    return {key: answer for key, answer in found if answer is not None}
-
-
-def _judged(key: str, ledger: Ledger) -> tuple[dict[str, Any] | None, list[str]]:
+def judged(key: str, ledger: Ledger) -> tuple[dict[str, Any] | None, list[Failure]]:
     """Return the answer the ledger holds, or None and why each response held none."""
     faults = []
     for raw in ledger.received(key):
         try:
             return completion(raw), []
         except BadAnswerError as error:
-            faults.append(str(error))
+            code = error.reason if error.reason in FINAL else "no_answer"
+            faults.append(Failure(code, str(error)))
     return None, faults
 
 
+def known(keys: Sequence[str], ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """Return the answers the ledger holds, by key; repairs have keys of their own."""
+    found = ((key, judged(key, ledger)[0]) for key in dict.fromkeys(keys))
+    return {key: answer for key, answer in found if answer is not None}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a request stands, by what the ledger holds alone.
+
+    Parameters
+    ----------
+    outcome
+        None where it must be asked.
+    faults
+        Responses without text, which were paid for: they count, whichever run asked.
+    repair
+        Key and body of its repair, where one is due or was made.
+    repaired
+        Whether that was answered, well or not, or refused for good.
+    """
+
+    outcome: Outcome | None
+    faults: int = 0
+    repair: tuple[str, dict[str, Any]] | None = None
+    repaired: bool = False
+
+
+def standing(key: str, body: Mapping[str, Any], params: Teacher, ledger: Ledger) -> Standing:
+    """Return where a request stands: equal ledgers and parameters, equal outcomes."""
+    answer, faults = judged(key, ledger)
+    if answer is None:
+        final = next((fault for fault in faults if fault.code in FINAL), None)
+        if final is None and (refused := ledger.refusal(key)) is not None:
+            code, _, message = refused.partition(": ")
+            final = Failure(code, message)
+        if final is None and len(faults) >= params.attempts:
+            final = faults[0]
+        return Standing(final, len(faults))
+    first = Answer(answer, key)
+    again = repair_of(body, content_of(answer) or "") if params.repair else None
+    if again is None:
+        return Standing(first)
+    repair = (request_key(NAME, endpoint_of(params.base_url or DEFAULT_URL), again), again)
+    better, no_better = judged(repair[0], ledger)
+    if better is not None and has_form(content_of(better) or ""):
+        return Standing(Answer(better, repair[0], repaired=True), 0, repair, True)
+    over = better is not None or bool(no_better) or ledger.refusal(repair[0]) is not None
+    return Standing(first, 0, repair, over)
+
+
 def answer_all(
-    bodies: Sequence[Mapping[str, Any]], params: Teacher, ledger: Ledger
+    bodies: Sequence[Mapping[str, Any]],
+    params: Teacher,
+    ledger: Ledger,
+    *,
+    prices: Price | None,
 ) -> list[Outcome]:
     """Answer every request, from the ledger where it can, else by a call.
 
@@ -107,39 +252,57 @@ def answer_all(
     bodies
         Bodies of chat requests; equal ones share a call.
     params
-        Endpoint, caps, concurrency, attempts, timeout (seconds).
+        Endpoint, caps, concurrency, limits, attempts, repair, timeout (seconds).
     ledger
         Kept open by the caller.
+    prices
+        Of the model; None where unknown.
 
     Returns
     -------
     list
-        A chat completion for each request, or the `Failure` it ended in for good: refused by
-        the endpoint, or answered without text at every attempt, those of earlier runs included.
+        For each request its answer, or the `Failure` it ended in for good: refused, or answered
+        without text at every attempt, those of earlier runs included. Neither is asked again
+        before `seedtalk ledger gc --failed`.
 
     Raises
     ------
     InputError
-        When no key is set for the default endpoint, or a price is unknown under a cap.
+        When no key is set for the default endpoint, or the endpoint's address is none to call
+        or sends callers elsewhere.
     RunError
-        When the account is refused, a cap is reached, the run is interrupted, or the endpoint
-        could not be reached for some requests. What was answered is kept.
+        When the account is refused, a cap is reached, the run is interrupted, the endpoint fails
+        or refuses too often in a row, could not be reached for some requests, or a batch is
+        asking some of them. What was answered is kept.
     """
     keys = keys_of(bodies, params)
-    ledger.scope(keys)
-    answers: dict[str, Outcome] = {**known(keys, ledger)}
-    missing = {k: b for k, b in zip(keys, bodies, strict=True) if k not in answers}
-    budget.priced(params)
-    if missing:
-        with bar("asking the teacher", len(missing)) as shown:
-            run = _Run(missing, params, ledger, shown)
-            asyncio.run(run.all())
+    asked = dict(zip(keys, bodies, strict=True))
+    answers: dict[str, Outcome] = {}
+    jobs: list[_Job] = []
+    repairs = []
+    for key, body in asked.items():
+        stands = standing(key, body, params, ledger)
+        if stands.outcome is not None:
+            answers[key] = stands.outcome
+        if stands.repair is not None:
+            repairs.append(stands.repair[0])
+        if stands.outcome is None:
+            jobs.append(_Job(key, body))
+        elif stands.repair is not None and not stands.repaired:
+            jobs.append(_Job(*stands.repair, repairs=(key, body)))
+    ledger.scope([*asked, *repairs])
+    if jobs:
+        _refuse_batched([job.key for job in jobs], params, ledger)
+        run = _Run(jobs, params, ledger, prices)
+        if any(isinstance(outcome, Answer) for outcome in answers.values()):
+            run.trust()
+        with bar("asking the teacher", len(jobs)) as shown:
+            asyncio.run(run.all(shown))
         answers |= run.outcomes
+        left = sum(not isinstance(answers.get(key), Answer) for key in asked)
         if run.stopped:
-            left = len(missing) - sum(isinstance(o, dict) for o in run.outcomes.values())
-            raise RunError(
-                f"{run.stopped}; {left} of {len(bodies)} requests have no answer. {KEPT}"
-            )
+            error = InputError if run.wrong_address else RunError
+            raise error(f"{run.stopped}; {left} of {len(bodies)} requests have no answer. {KEPT}")
         if run.lost:
             last = next(reversed(run.lost.values()))
             raise RunError(
@@ -149,46 +312,107 @@ def answer_all(
     return [answers[key] for key in keys]
 
 
-KEPT = "What was answered is kept and will not be paid for again: run the stage again to go on"
+def _refuse_batched(keys: Sequence[str], params: Teacher, ledger: Ledger) -> None:
+    """Refuse to ask by a call what a batch is asking already: it would be paid for twice."""
+    under_way = {
+        key: batch.batch_id or batch.token
+        for batch in ledger.open_batches(endpoint_of(params.base_url or DEFAULT_URL))
+        for _, key, _ in batch.lines
+    }
+    found = [key for key in keys if key in under_way]
+    if found:
+        batches = ", ".join(sorted({under_way[key] for key in found}))
+        raise RunError(
+            f"{len(found)} of the requests are under way in a batch ({batches}): collect it with "
+            "teacher.backend=batch first, or cancel it at the endpoint and then do so"
+        )
+
+
+@dataclass
+class _Job:
+    """A request to be asked, and how often that failed in this run.
+
+    `repairs` is key and body of the request whose answer it repairs.
+    """
+
+    key: str
+    body: Mapping[str, Any]
+    repairs: tuple[str, Mapping[str, Any]] | None = None
+    failures: int = 0
+    push_backs: int = 0
+
+    @property
+    def whose(self) -> tuple[str, Mapping[str, Any]]:
+        """Key and body of the request that the outcome is of."""
+        return self.repairs or (self.key, self.body)
 
 
 class _Run:
     """The calls of one run: what is left to ask, and whether to go on."""
 
     def __init__(
-        self, missing: dict[str, Mapping[str, Any]], params: Teacher, ledger: Ledger, shown: Bar
+        self, jobs: Sequence[_Job], params: Teacher, ledger: Ledger, price: Price | None
     ) -> None:
-        self.params, self.ledger, self.shown = params, ledger, shown
         self.outcomes: dict[str, Outcome] = {}
         self.lost: dict[str, CallError] = {}
         self.stopped: str | None = None
-        self._queue: Iterator[tuple[str, Mapping[str, Any]]] = iter(missing.items())
-        self._workers = min(params.concurrency, len(missing))
-        self._secret = os.environ.get("OPENAI_API_KEY", "").strip()
-        endpoint = endpoint_of(params.base_url or DEFAULT_URL)
-        self._budget = budget.Budget(ledger, params, endpoint)
+        self.wrong_address = False
+        self._params, self._ledger, self._price = params, ledger, price
+        self._fresh: Iterator[_Job] = iter([job for job in jobs if not job.repairs])
+        self._repairs = deque(job for job in jobs if job.repairs)
+        self._front: _Job | None = None  # taken out of these, and next to go
+        self._later: list[tuple[float, int, _Job]] = []  # heap: when it is due, order, job
+        self._order = itertools.count()
+        self._flying = 0
+        self._dialect = Dialect()
+        self._secret = secret()
+        self._url = endpoint_url(params)
         if not self._secret and not params.base_url:
             raise InputError(
                 "OPENAI_API_KEY is not set; export it, or set teacher.base_url to an endpoint "
                 "that needs none"
             )
+        self._limiter = Limiter(
+            params.concurrency,
+            requests_per_minute=params.requests_per_minute,
+            tokens_per_minute=params.tokens_per_minute,
+        )
 
-    async def all(self) -> None:
-        from openai import AsyncOpenAI
+    def trust(self) -> None:
+        """Say that the endpoint has answered such requests before."""
+        self._limiter.answered()
 
-        self._halt = asyncio.Event()
+    async def all(self, shown: Bar) -> None:
+        """Make the calls, as many at a time as the endpoint bears, until none is left."""
+        from seedtalk.teacher.transport import connect
+
+        self._shown = shown
+        self._wake = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             # Elsewhere than in the main thread nobody can press Ctrl-C.
             with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):
                 loop.add_signal_handler(number, self._interrupt, loop, number)
-        async with AsyncOpenAI(
-            api_key=self._secret or "none-needed",
-            base_url=self.params.base_url or DEFAULT_URL,
-            timeout=self.params.timeout,
-            max_retries=0,
-        ) as client:
-            await asyncio.gather(*(self._work(client) for _ in range(self._workers)))
+        async with (
+            self._ledger.writer() as self._writer,
+            connect(
+                self._url,
+                self._secret or "none-needed",
+                timeout=self._params.timeout,
+                connections=self._params.concurrency,
+                most_bytes=MOST_BYTES,
+                most_packed=MOST_PACKED,
+                keep_alive=KEEP_ALIVE,
+            ) as self._client,
+        ):
+            endpoint = endpoint_of(self._params.base_url or DEFAULT_URL)
+            self._budget = budget.Budget(
+                self._ledger, self._writer, self._params, self._price, endpoint
+            )
+            async with asyncio.TaskGroup() as group:
+                while (job := await self._next()) is not None:
+                    self._flying += 1
+                    group.create_task(self._work(job, self._limiter.start(self._tokens(job))))
 
     def _interrupt(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         """Drain: no new call, those in flight are awaited; a second signal ends at once."""
@@ -197,159 +421,356 @@ class _Run:
 
     def _stop(self, why: str) -> None:
         self.stopped = self.stopped or why
-        self._halt.set()
+        self._wake.set()
 
-    async def _work(self, client: AsyncOpenAI) -> None:
-        for key, body in self._queue:
-            if self._halt.is_set():
-                return
-            try:
-                await self._ask(client, key, body)
-            except RunError as error:  # a cap, or a ledger that cannot be written
-                self._stop(error.message)
-            except CallError as error:
-                self._stop(str(error))
-            self.shown.advance()
+    # What is next
 
-    async def _ask(self, client: AsyncOpenAI, key: str, body: Mapping[str, Any]) -> None:
-        while not self._halt.is_set():
-            with self.ledger.claim(key) as mine:
-                if mine:
-                    await self._ask_alone(client, key, body)
-                    return
-            await asyncio.sleep(POLL)
+    async def _next(self) -> _Job | None:
+        """Wait until a call may start; None when there is none left to make."""
+        while not self.stopped:
+            self._wake.clear()
+            now = time.monotonic()
+            job = self._due(now)
+            if job is None and not self._later and not self._flying:
+                return None
+            seconds = self._later[0][0] - now if self._later else float("inf")
+            if job is not None:
+                seconds = self._limiter.wait(self._tokens(job))
+                if seconds <= 0:
+                    self._front = None
+                    return job
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds if seconds < float("inf") else None):
+                    await self._wake.wait()
+        return None
 
-    async def _ask_alone(self, client: AsyncOpenAI, key: str, body: Mapping[str, Any]) -> None:
-        # Another run may have asked since this one began.
-        answer, faults = _judged(key, self.ledger)
-        if answer is not None:
-            self.outcomes[key] = answer
-            return
-        # Responses without text were paid for: they count, whichever run asked.
-        last: Failure | CallError | None = Failure("no_answer", faults[0]) if faults else None
-        for attempt in range(self.params.attempts - len(faults)):
-            if attempt:
-                after = last.retry_after if isinstance(last, CallError) else None
-                await self._wait(attempt, after)
-            if self._halt.is_set():
-                return
-            row = await self._budget.reserve(key, body)
-            try:
-                self.outcomes[key] = await self._attempt(client, row, body)
-            except BadAnswerError as error:
-                last = Failure("no_answer", str(error))
-            except CallError as error:
-                last = error
-                if error.kind == "permanent":
-                    last = Failure(error.code, error.message)
-                    break
-                if error.kind == "account":
-                    raise
-            else:
-                return
-            finally:
-                await self._budget.release()
-        if isinstance(last, Failure):
-            self.outcomes[key] = last
-        elif last is not None:
-            self.lost[key] = last
+    def _due(self, now: float) -> _Job | None:
+        """Return the job that goes next, which stays in front until it does."""
+        if self._front is None and self._later and self._later[0][0] <= now:
+            self._front = heapq.heappop(self._later)[2]
+        if self._front is None:
+            self._front = next(self._fresh, None)
+        # Repairs are last in line: a cap is better spent on what has no answer at all.
+        if self._front is None and self._repairs and not self._later:
+            self._front = self._repairs.popleft()
+        return self._front
 
-    async def _attempt(
-        self, client: AsyncOpenAI, row: int, body: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Send one call; record it, then read it."""
+    def _tokens(self, job: _Job) -> int:
+        told = sum(len(message["content"]) for message in job.body["messages"])
+        return told // CHARACTERS_A_TOKEN + int(job.body["max_tokens"])
+
+    def _again(self, job: _Job, seconds: float) -> None:
+        heapq.heappush(self._later, (time.monotonic() + seconds, next(self._order), job))
+
+    # One call
+
+    async def _work(self, job: _Job, ticket: Ticket) -> None:
         try:
-            raw = self._scrub(await _send(client, body, self.params.timeout), SECRET_IN_ANSWER)
+            with self._ledger.claim(job.key) as mine:
+                if mine:
+                    await self._ask(job, ticket)
+                else:  # another run is asking it
+                    self._again(job, POLL)
+        except budget.CapReachedError as error:
+            if job.repairs:  # an answer stands without its repair
+                self._settle(job, standing(*job.repairs, self._params, self._ledger))
+            else:
+                self._stop(error.message)
+        except RunError as error:  # a ledger that cannot be written
+            self._stop(error.message)
+        finally:
+            self._limiter.drop(ticket)
+            self._flying -= 1
+            self._wake.set()
+
+    async def _ask(self, job: _Job, ticket: Ticket) -> None:
+        """Make one attempt at a request and see to what follows from it."""
+        # Another run may have asked since this one began.
+        stands = standing(*job.whose, self._params, self._ledger)
+        if stands.repaired if job.repairs else stands.outcome is not None:
+            self._settle(job, stands)
+            return
+        if self.stopped:
+            return
+        if job.repairs:
+            self._ledger.widen(job.key)
+        sent = self._dialect.shaped(job.body)
+        row = await self._budget.reserve(job.key, job.body)
+        try:
+            text = await _send(self._client, sent, self._params.timeout, self._limiter)
+            raw = scrub(text, self._secret, SECRET_IN_ANSWER)
         except CallError as error:
-            error.message = self._scrub(error.message, SECRET_IN_ERROR)
-            self.ledger.fail(row, f"{error.code}: {error.message}", None if error.billed else 0.0)
-            raise
-        self.ledger.receive(row, raw)
-        usd = budget.cost(self.params, usage_in(raw))
-        if usd is not None:
-            self.ledger.price(row, usd)
-        return completion(raw)
+            again = error.kind == "permanent" and self._dialect.adapts(sent, error.message)
+            usd = None if error.billed else 0.0
+            await self._writer.fail(row, error.recorded(again=again), usd)
+            if again:
+                self._again(job, 0.0)
+            else:
+                self._failed(job, ticket, error)
+        else:
+            usage = usage_in(raw)
+            await self._writer.receive(row, raw, budget.cost(self._price, usage), usage)
+            counted = None
+            if usage.input is not None and usage.output is not None:
+                counted = usage.input + usage.output
+            self._limiter.succeed(ticket, counted)
+            self._received(job)
+        finally:
+            await self._budget.release()
 
-    async def _wait(self, attempt: int, retry_after: float | None) -> None:
-        """Wait before another attempt, shorter when the run is being stopped."""
-        longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1))
-        # Jitter keeps calls that failed together from coming back together.
-        seconds = longest * random.uniform(0.5, 1.0)
-        if retry_after is not None:
-            seconds = min(retry_after, LONGEST_RETRY_AFTER) + seconds * 0.1
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._halt.wait(), seconds)
+    def _received(self, job: _Job) -> None:
+        """Read what the ledger now holds."""
+        stands = standing(*job.whose, self._params, self._ledger)
+        error = CallError("passing", "no_answer", "no text in the response")
+        if isinstance(stands.outcome, Answer):
+            self._limiter.answered()
+        elif stands.outcome is None or stands.outcome.code not in FINAL:
+            try:
+                self._limiter.disappointed()
+            except StoppedError as stop:
+                last = stands.outcome or error
+                self._stop(f"{stop} (the last: {last.code}: {last.message})")
+        if stands.outcome is not None:
+            self._settle(job, stands)
+        else:
+            self._retry(job, error, stands.faults)
 
-    def _scrub(self, text: str, shortest: int) -> str:
-        """Take the key, if it is that long, out of what an endpoint or proxy echoes."""
-        return text.replace(self._secret, "***") if len(self._secret) >= shortest else text
+    def _settle(self, job: _Job, stands: Standing) -> None:
+        """Take a standing as the request's outcome, or ask for its repair first."""
+        key, _ = job.whose
+        if stands.repair is not None and not stands.repaired and not job.repairs:
+            self._repairs.append(_Job(*stands.repair, repairs=job.whose))
+        elif stands.outcome is not None:
+            self.outcomes[key] = stands.outcome
+            self._shown.advance()
+
+    def _failed(self, job: _Job, ticket: Ticket, error: CallError) -> None:
+        if error.kind == "account":
+            self.wrong_address = self.wrong_address or error.code == REDIRECT
+            self._stop(str(error))
+            return
+        try:
+            if error.kind == "permanent":
+                self._limiter.refuse(ticket)
+                if not job.repairs and not of_its_own(error):
+                    self._limiter.disappointed()  # what refuses them all says so of each
+            elif error.kind == "busy":
+                self._limiter.push_back(ticket, error.retry_after)
+            else:
+                self._limiter.fail(ticket, error.retry_after, slow=error.code == TIMEOUT)
+        except StoppedError as stop:
+            self._stop(f"{stop} (the last: {error})")
+        if error.kind == "permanent":
+            self._give_up(job, error)
+        elif error.kind == "busy":
+            job.push_backs += 1
+            self._retry(job, error)
+        else:
+            job.failures += 1
+            self._retry(job, error)
+
+    def _retry(self, job: _Job, error: CallError, faults: int | None = None) -> None:
+        """Put a request back in line, unless it has been tried often enough."""
+        if faults is None:
+            faults = standing(*job.whose, self._params, self._ledger).faults
+        tries = job.failures + faults
+        if tries >= self._params.attempts or job.push_backs >= self._params.attempts * PUSH_BACKS:
+            self._give_up(job, error)
+        else:
+            self._again(job, self._limiter.retry_in(tries + job.push_backs))
+
+    def _give_up(self, job: _Job, error: CallError) -> None:
+        if job.repairs or error.kind == "permanent":
+            stands = standing(*job.whose, self._params, self._ledger)
+            self.outcomes[job.whose[0]] = stands.outcome or Failure(error.code, error.message)
+        else:
+            self.lost[job.key] = error
+        self._shown.advance()
 
 
-async def _send(client: AsyncOpenAI, body: Mapping[str, Any], timeout: float) -> str:
-    """Return the raw text of a response with status 200.
+def scrub(text: str, key: str, shortest: int) -> str:
+    r"""Take the key, if it is that long, out of what an endpoint or proxy echoes.
+
+    Also where JSON spells it otherwise (``\u002d``, ``\/``), however often one text was put into
+    another: whoever reads the text later decodes it.
+    """
+    if len(key) < shortest:
+        return text
+    text = text.replace(key, "***")
+    return _spelt(key).sub("***", text) if "\\u00" in text or "\\/" in text else text
+
+
+@lru_cache(maxsize=4)
+def _spelt(key: str) -> re.Pattern[str]:
+    """Return a pattern of every way to spell a key in JSON within JSON; it takes linear time."""
+    # Of backslashes, which may be spelt by their number too; 63 are six texts, each in the next.
+    row = r"\\(?:\\|u005[cC]){0,62}+"
+
+    def letters(letter: str, before: str) -> str:
+        # JSON escapes quotation marks and slashes by a backslash, any letter by its number.
+        if letter == "\\":
+            return before + row
+        lead = f"{before}(?:{row})?+" if letter in '/"' else ""
+        return rf"(?:{lead}{re.escape(letter)}|{before}{row}u(?i:{ord(letter):04x}))"
+
+    # From the first backslash of a row on: one left over would escape what comes next.
+    first = letters(key[0], r"(?<!\\)")
+    return re.compile(first + "".join(letters(letter, "") for letter in key[1:]))
+
+
+class Dialect:
+    """What an endpoint turned out not to know."""
+
+    def __init__(self) -> None:
+        self._formats_refused = 0  # 1: no json_schema; 2: nor any other
+        self._newer_limit = False  # the model wants max_completion_tokens
+
+    def shaped(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a request in the form the endpoint takes; its key stays that of the original."""
+        shaped = dict(body)
+        kind = _format_of(body)
+        if kind and self._formats_refused == 2:
+            del shaped["response_format"]
+        elif kind == "json_schema" and self._formats_refused == 1:
+            shaped["response_format"] = {"type": "json_object"}
+        if self._newer_limit:
+            shaped["max_completion_tokens"] = shaped.pop("max_tokens")
+        return shaped
+
+    def adapts(self, sent: Mapping[str, Any], refusal: str) -> bool:
+        """Learn from a refusal what to leave out; tells whether it is worth another call."""
+        if "max_completion_tokens" in refusal and "max_tokens" in sent:
+            self._newer_limit = True
+            return True
+        kind = _format_of(sent)
+        if kind and _FORMAT.search(refusal):
+            refused = 1 if kind == "json_schema" else 2
+            self._formats_refused = max(self._formats_refused, refused)
+            return True
+        return False
+
+
+def _format_of(body: Mapping[str, Any]) -> str | None:
+    asked = body.get("response_format")
+    kind = asked.get("type") if isinstance(asked, dict) else None
+    return kind if isinstance(kind, str) and kind.startswith("json") else None
+
+
+async def _send(
+    client: AsyncOpenAI, body: Mapping[str, Any], timeout: float, limiter: Limiter
+) -> str:
+    """Return the raw text of a response with status 200; `limiter` learns from its headers.
 
     Raises
     ------
     CallError
         For anything else.
     """
+    import httpx2
     import openai
 
+    from seedtalk.teacher.transport import TooLargeError
+
+    # Half of a surrogate pair is no text that could be sent.
+    content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
     try:
         # The SDK's limit is per read: an endpoint that drips would hold a call for ever.
         async with asyncio.timeout(timeout):
-            response = await client.chat.completions.with_raw_response.create(
-                model=body["model"],
-                messages=body["messages"],
-                extra_body={k: v for k, v in body.items() if k not in {"model", "messages"}},
+            response = await client.post(
+                "/chat/completions",
+                content=content,
+                cast_to=httpx2.Response,
+                options={"headers": {"content-type": "application/json"}},
             )
-            return str(response.http_response.text)
     except (TimeoutError, openai.APITimeoutError) as error:
-        raise CallError("passing", "timeout", f"no answer in {timeout:g} s", billed=True) from error
+        unsent = isinstance(error.__cause__, (httpx2.ConnectTimeout, httpx2.PoolTimeout))
+        raise CallError(
+            "passing", TIMEOUT, f"no answer in {timeout:g} s", billed=not unsent
+        ) from error
     except openai.APIStatusError as error:
-        raise _refused(error) from error
+        limiter.learn(error.response.headers)
+        raise refused(error) from error
     except openai.APIConnectionError as error:
-        cause = error.__cause__ or error
-        text = f"{type(cause).__name__}: {cause}"
-        raise CallError("passing", "connection", _short(text), billed=True) from error
+        raise unconnected(error) from error
+    except TooLargeError as error:
+        raise CallError("passing", "too_large", str(error), billed=True) from error
+    limiter.learn(response.headers)
+    return response.content.decode("utf-8", "replace")
 
 
-def _refused(error: Any) -> CallError:
-    """Tell what a status other than 200 means for this request and the others."""
-    status = int(error.status_code)
-    code = str(error.code or status)
-    message = _short(f"HTTP {status}: {error.message}")
-    if status in ACCOUNT or code in QUOTA or error.type in QUOTA:
-        return CallError("account", code, message)
-    if status in IN_PASSING or status >= 500:
-        wait = retry_after(error.response.headers)
-        return CallError("passing", code, message, retry_after=wait)
-    return CallError("permanent", code, message)
+def unconnected(error: Exception) -> CallError:
+    """Tell what a connection that failed means."""
+    import httpx2
+
+    cause = error.__cause__ or error
+    text = short(f"{type(cause).__name__}: {cause}")
+    if isinstance(cause, (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)):
+        return CallError("account", "connection", text)
+    inner: BaseException | None = cause
+    while inner is not None:
+        if isinstance(inner, ssl.SSLCertVerificationError) or (
+            isinstance(inner, ssl.SSLError)
+            and inner.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+        ):
+            return CallError(
+                "account", "tls", f"{text}; does teacher.base_url begin with the right http(s)://?"
+            )
+        inner = inner.__cause__ or inner.__context__
+    unsent = isinstance(cause, (httpx2.ConnectError, httpx2.ProxyError))
+    return CallError("passing", "connection", text, billed=not unsent)
 
 
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Return the seconds an endpoint asks to wait; None where it does not say.
+def refused(error: Any) -> CallError:
+    """Tell what a status other than 200 means, by the SDK's exception."""
+    status, headers = int(error.status_code), error.response.headers
+    if 300 <= status < 400:
+        where = urljoin(str(error.request.url), headers.get("location", ""))
+        return CallError(
+            "account",
+            REDIRECT,
+            short(
+                f"HTTP {status}: the endpoint sends callers on to {endpoint_of(where)}, where the "
+                "key is not taken; set teacher.base_url to the address that answers"
+            ),
+        )
+    return refusal(status, error.code, error.type, error.message, retry_after(headers))
+
+
+def refusal(
+    status: int, code: str | None, kind: str | None, message: str, wait: float | None = None
+) -> CallError:
+    """Tell what a status other than 200 means for this request and the others.
 
     Parameters
     ----------
-    headers
-        ``retry-after-ms``, or ``retry-after`` in seconds or as an HTTP date.
-    now
-        Unix time; the clock's where not given.
+    status
+        Of HTTP.
+    code, kind, message
+        As the endpoint words its error.
+    wait
+        Seconds it asks to wait, or None.
     """
-    with contextlib.suppress(KeyError, ValueError):
-        return max(0.0, float(headers["retry-after-ms"]) / 1000)
-    told = headers.get("retry-after")
-    if told is None:
-        return None
-    with contextlib.suppress(ValueError):
-        seconds = float(told)
-        return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, parsedate_to_datetime(told).timestamp() - (now or time.time()))
-    return None
+    name = short(str(code or status))
+    told = short(f"HTTP {status}: {message}")
+    if name in POLICY:
+        return CallError("permanent", name, told)
+    if name in QUOTA or kind in QUOTA or _NO_MONEY.search(told):
+        return CallError("account", name, told)
+    if status in ACCOUNT:
+        return CallError("account", name, told)
+    if status in BUSY:
+        return CallError("busy", name, told, retry_after=wait)
+    if status in IN_PASSING or status >= 500:
+        return CallError("passing", name, told, retry_after=wait)
+    return CallError("permanent", name, told)
 
 
-def _short(text: str) -> str:
-    plain = _KEY.sub("***", " ".join(text.split()))
+def of_its_own(error: CallError) -> bool:
+    """Tell whether a refusal is for what this one request holds: its text or its length."""
+    return error.code in POLICY or bool(_OF_ITS_OWN.search(f"{error.code} {error.message}"))
+
+
+def short(text: str) -> str:
+    """Return a stranger's text in one visible line of at most 300 characters, without a key."""
+    plain = _KEY.sub("***", scrub(visible(text), secret(), SECRET_IN_ERROR))
     return plain if len(plain) <= 300 else plain[:299] + "…"

@@ -9,7 +9,7 @@ from seedtalk.errors import RunError
 from seedtalk.params import Teacher
 from seedtalk.teacher.answers import Outcome
 from seedtalk.teacher.ledger import Ledger
-from seedtalk.teacher.openai import keys_of, known
+from seedtalk.teacher.openai import keys_of, standing
 
 
 def answer_all(
@@ -24,13 +24,16 @@ def answer_all(
     RunError
         When the ledger lacks an answer.
     """
-    keys = keys_of(bodies, params)
-    answers = known(keys, ledger)
-    misses = sum(key not in answers for key in keys)
+    outcomes = [
+        standing(key, body, params, ledger).outcome
+        for key, body in zip(keys_of(bodies, params), bodies, strict=True)
+    ]
+    answers = [outcome for outcome in outcomes if outcome is not None]
+    misses = len(outcomes) - len(answers)
     if misses:
         raise RunError(
-            f"teacher.backend=replay: the ledger has no answer to {misses} of {len(keys)} "
+            f"teacher.backend=replay: the ledger has no answer to {misses} of {len(bodies)} "
             "requests; ask them with teacher.backend=openai, or restore the ledger, the prompt "
             "and teacher.base_url they were asked with"
         )
-    return [answers[key] for key in keys]
+    return answers

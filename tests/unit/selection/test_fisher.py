@@ -4,7 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from seedtalk.errors import InputError
 from seedtalk.selection import fisher, select
 
 
@@ -148,6 +151,111 @@ def test_the_eager_and_the_lazy_log_determinant_agree():
     state = fisher.Gains(X, 1.0, "logdet", np.array([], dtype=np.int64))
     open_rows = np.ones(200, dtype=bool)
     for row in select(X, 60, "fisher").indices:
-        assert state.best(open_rows)[0] == row
+        assert state.best(open_rows) == row
         open_rows[row] = False
         state.take(int(row), open_rows)
+
+
+@pytest.mark.parametrize("criterion", fisher.CRITERIA)
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_picks_are_exact_on_small_integers(criterion, data):
+    n, d = data.draw(st.integers(2, 9)), data.draw(st.integers(1, 3))
+    rows = st.lists(st.integers(-2, 2), min_size=d, max_size=d)
+    X = np.array(data.draw(st.lists(rows, min_size=n, max_size=n)), np.float32)
+    budget = data.draw(st.integers(1, n))
+    ridge = data.draw(st.sampled_from([Fraction(1, 4), Fraction(1), Fraction(64)]))
+    found = select(X, budget, "fisher", criterion=criterion, ridge=float(ridge)).indices
+    assert found.tolist() == exact_reference(X, budget, ridge, criterion)
+
+
+@pytest.mark.parametrize("criterion", fisher.CRITERIA)
+def test_rows_one_float32_step_apart_are_told_apart(criterion):
+    rng = np.random.default_rng(3)
+    near = rng.normal(size=(1, 3)).astype(np.float32)
+    X = np.repeat(near, 12, axis=0)
+    X.view(np.int32)[:] += rng.integers(-3, 4, size=X.shape)
+    exact = X.astype(np.float64).view()
+    picked = select(X, 12, "fisher", criterion=criterion).indices.tolist()
+    assert picked == fraction_floats(exact, 12, criterion)
+
+
+def fraction_floats(X, budget, criterion):
+    """Return the exact picks of rows of any floats, scaled to whole numbers."""
+    scale = 2**40
+    whole = np.array([[int(Fraction(float(v)) * scale) for v in row] for row in X], dtype=object)
+    return exact_reference(whole, budget, Fraction(scale) ** 2, criterion)
+
+
+def long_run(X, budget, ridge):
+    """Return the picks of log det with every value made anew from the inverse at every pick."""
+    X = X.astype(np.float64)
+    inverse, taken = np.eye(X.shape[1]) / ridge, []
+    for _ in range(budget):
+        values = np.einsum("ij,ij->i", X @ inverse, X)
+        values[taken] = -np.inf
+        taken.append(int(np.argmax(values)))
+        A = ridge * np.eye(X.shape[1]) + X[taken].T @ X[taken]
+        inverse = np.linalg.inv(A)
+    return taken
+
+
+@pytest.mark.parametrize("spread", [0.0, 4.0])
+def test_a_long_run_keeps_to_the_reference(monkeypatch, spread):
+    """Every way to a value is taken: rank-one updates, values made anew, fronts chosen anew."""
+    from seedtalk.selection import pool, tables
+
+    monkeypatch.setattr(pool, "_FRONT", 16)
+    calls = {"along": 0, "spread": 0}
+    for name in calls:
+        real = getattr(tables.HostTable, name)
+
+        def counted(self, *given, real=real, name=name):
+            calls[name] += 1
+            return real(self, *given)
+
+        monkeypatch.setattr(tables.HostTable, name, counted)
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(900, 6)) * np.exp(-spread * rng.random((900, 1)))
+    X = X.astype(np.float32)
+    assert select(X, 400, "fisher", ridge=0.1).indices.tolist() == long_run(X, 400, 0.1)
+    assert min(calls.values()) > 10
+
+
+def test_the_lazy_search_updates_a_part_of_the_pool(monkeypatch):
+    from seedtalk.selection import tables
+
+    seen = []
+    real = tables.HostTable.along
+    monkeypatch.setattr(
+        tables.HostTable,
+        "along",
+        lambda self, z, known, at: seen.append(len(at)) or real(self, z, known, at),
+    )
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 10)) * rng.random((4000, 1))
+    select(X.astype(np.float32), 200, "fisher")
+    assert 200 < sum(seen) < 0.1 * 4000 * 200
+
+
+@pytest.mark.parametrize("criterion", fisher.CRITERIA)
+def test_a_ridge_that_rounding_swallows_is_refused(criterion):
+    X = 1e8 * np.ones((4, 2), np.float32)
+    with pytest.raises(InputError, match=r"select\.ridge: 1 is lost .* set it to 2e\+03 or more"):
+        select(X, 2, "fisher", criterion=criterion, ridge=1.0)
+    X = np.full((4, 2), 1e200)
+    with pytest.raises(InputError, match=r"select\.ridge"):
+        select(X, 2, "fisher", criterion=criterion)
+
+
+@pytest.mark.parametrize("power", [16, 18, 20])
+@pytest.mark.parametrize("seed", range(4))
+def test_values_that_collapse_are_made_anew(seed, power):
+    """The first pick takes all but a trillionth of every value; what is left decides by little."""
+    rng = np.random.default_rng(seed)
+    X = np.zeros((14, 4), np.float32)
+    X[:, 0] = rng.permutation(14) + 2.0**power
+    X[np.arange(14), rng.integers(1, 4, 14)] = rng.choice([-1, 1], 14)
+    X[X[:, 0].argmax(), 1:] = 0
+    found = select(X, 4, "fisher", ridge=1.0).indices
+    assert found.tolist() == exact_reference(X, 4, 1, "logdet")

@@ -107,23 +107,86 @@ simplex = arrays(np.float64, (3, 5), elements=st.floats(0, 1)).map(
 
 @given(simplex)
 @settings(max_examples=200, deadline=None)
-def test_the_bound_the_lazy_search_rests_on(rows):
-    """0 <= JS <= ln 2, symmetric, and its square root keeps the triangle inequality."""
-    p, q, r = rows
+def test_the_divergence_is_symmetric_and_bounded(rows):
+    p, q, _ = rows
     assert 0 <= js.divergence(p, q) <= math.log(2)
     assert js.divergence(p, q) == pytest.approx(float(js.divergence(q, p)), abs=1e-15)
     assert js.divergence(p, q) == pytest.approx(plain_js(p, q), abs=1e-12)
-    root = [math.sqrt(js.divergence(*pair) + 1e-14) for pair in ((p, q), (q, r), (p, r))]
-    assert root[2] <= root[0] + root[1]
+
+
+@given(st.integers(0, 10_000), st.integers(2, 6), st.sampled_from([0.05, 0.5, 5.0]))
+@settings(max_examples=100, deadline=None)
+def test_the_bound_the_lazy_search_rests_on(seed, k, sharp):
+    """t (ln 2 - JS(p || mean of t)) never falls, whatever is added to the mean."""
+    picked = memberships(seed, 30, k, sharp)
+    rows = memberships(seed + 1, 20, k, sharp)
+    short = np.zeros(20)
+    for t in range(1, 31):
+        now = t * (math.log(2) - js.divergence(rows, picked[:t].mean(axis=0)))
+        assert (now >= short - 1e-12).all()
+        short = now
+
+
+def test_an_old_evaluation_bounds_what_comes():
+    p = memberships(5, 200, 6, 0.3)
+    state = js.Divergences(p, 0.2, 64, "cpu")
+    total, everything = p[0].copy(), np.arange(200)
+    state.meet(total, 1)
+    state.values(everything)
+    highest = float(state.bounds(everything).max())
+    for count in range(2, 40):
+        total += p[count]
+        state.meet(total / count, count)
+        bounds = state.bounds(everything)
+        assert bounds.max() <= state.later(highest, 1) + 1e-12
+        exact = [plain_js(row, total / count) + 0.2 * plain_entropy(row) for row in p]
+        assert (bounds >= np.array(exact) - 1e-12).all()
+        found = state.values(everything[::3])
+        assert found == pytest.approx(exact[::3], abs=1e-12)
 
 
 def test_the_lazy_search_evaluates_a_part_of_the_pool(monkeypatch):
     p = memberships(0, 4000, 16, sharp=0.3)
     seen = []
-    real = js.divergence
-    monkeypatch.setattr(js, "divergence", lambda *a: seen.append(len(a[0])) or real(*a))
-    run(p, 100, 0.1)
-    assert sum(seen) < 0.2 * 4000 * 100
+    real = js.Divergences.values
+    monkeypatch.setattr(
+        js.Divergences, "values", lambda self, at: seen.append(len(at)) or real(self, at)
+    )
+    run(p, 300, 0.1)
+    assert 300 < sum(seen) < 0.15 * 4000 * 300
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 2.0])
+def test_a_small_front_misses_no_pick(monkeypatch, weight):
+    from seedtalk.selection import pool
+
+    monkeypatch.setattr(pool, "_FRONT", 8)
+    p = memberships(1, 300, 5, sharp=0.4)
+    assert run(p, 120, weight)[0] == reference(p, 120, weight)[0]
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_picks_are_those_of_the_reference_on_a_coarse_grid(data):
+    """Fourths: copies, one-hot rows and exact ties abound."""
+    n, k = data.draw(st.integers(2, 14)), data.draw(st.integers(1, 4))
+    parts = data.draw(
+        st.lists(st.lists(st.integers(0, k - 1), min_size=4, max_size=4), min_size=n, max_size=n)
+    )
+    p = np.array([np.bincount(row, minlength=k) / 4 for row in parts])
+    weight = data.draw(st.sampled_from([0.0, 0.1, 3.0]))
+    assert run(p, n, weight)[0] == reference(p, n, weight)[0]
+
+
+def test_a_large_entropy_weight_does_not_turn_rounding_into_picks():
+    p = memberships(2, 12, 4)[np.random.default_rng(0).integers(0, 12, 60)]
+    rows, _ = run(p, 60, 1e6)
+    first = {p[row].tobytes(): row for row in reversed(range(60))}
+    order = [first[p[row].tobytes()] for row in rows]
+    seen = set()
+    for row, lowest in zip(rows, order, strict=True):  # of copies the lowest comes first
+        assert lowest in seen or row == lowest
+        seen.add(row)
 
 
 def test_memberships_are_a_softmax_over_the_distances():
@@ -172,6 +235,23 @@ def test_small_distances_far_from_the_origin_are_not_lost():
     for x, p in zip(X, made.p, strict=True):
         weights = [math.exp(-math.dist(x, c) / 0.05) for c in X]
         assert sorted(p) == pytest.approx(sorted(w / sum(weights) for w in weights), rel=1e-6)
+
+
+def test_a_large_pool_gets_its_centres_from_a_seeded_sample(monkeypatch):
+    monkeypatch.setattr(js, "SAMPLE", 60)
+    monkeypatch.setattr(js, "SAMPLE_PER_CLUSTER", 10)
+    X = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
+    made = js.profile(X, clusters=8, temperature=0.4, seed=3)
+    from sklearn.cluster import KMeans
+
+    sample = X[np.sort(np.random.default_rng(3).choice(400, 80, replace=False))]
+    centres = KMeans(8, n_init=3, random_state=3).fit(sample).cluster_centers_
+    distances = np.linalg.norm(X[:, None].astype(float) - centres, axis=2)
+    assert made.labels.tolist() == distances.argmin(axis=1).tolist()
+    weights = np.exp(-distances / 0.4)
+    assert made.p == pytest.approx(weights / weights.sum(axis=1, keepdims=True), rel=1e-5)
+    assert (js.profile(X, 8, 0.4, 3).p == made.p).all()
+    assert (js.profile(X, 8, 0.4, 4).p != made.p).any()
 
 
 def test_extreme_shapes():

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from seedtalk.errors import InputError
 from seedtalk.params import Select
 from seedtalk.selection import METHODS, describing, js, select
-from seedtalk.selection.pool import Pool, contenders
 
 EACH = pytest.mark.parametrize("method", METHODS)
 
@@ -96,6 +95,8 @@ PINNED = {  # js and fisher as the references of test_js.py and test_fisher.py p
     "js": [10, 0, 21, 20, 3, 23, 1, 44, 46, 43],
     "fisher": [20, 3, 22, 9, 43, 5, 26, 45, 32, 1],
     "hybrid": [10, 20, 22, 3, 1, 21, 43, 26, 4, 44],
+    "kcenter": [10, 0, 20, 4, 3, 2, 18, 22, 15, 6],
+    "facility": [10, 16, 14, 21, 6, 20, 5, 3, 22, 2],
     "random": [16, 27, 20, 8, 42, 34, 51, 4, 52, 57],
     "popularity": [2, 9, 16, 23, 4, 11, 18, 25, 6, 13],
 }
@@ -108,6 +109,174 @@ def test_pinned_picks(method):
     items = np.arange(n) % 7
     chosen = run(X / 23, 10, method, items, (items * 5) % 11, max_per_item=4, temperature=0.2)
     assert chosen.indices.tolist() == PINNED[method]
+
+
+def adversarial(name):
+    """Return rows that tie, repeat, vanish, crowd or span many orders of magnitude."""
+    rng = np.random.default_rng(11)
+    base = rng.normal(size=(48, 5))
+    rows = {
+        "copies": base[rng.integers(0, 9, 48)],
+        "zeros": base * (rng.random((48, 1)) < 0.5),
+        "constant": np.ones((48, 5)),
+        "grid": rng.integers(-1, 2, (48, 5)),
+        "signs": np.vstack([base[:24], -base[:24]]),
+        "one apart": np.nextafter(np.ones((48, 5)), 2 * rng.random((48, 5)), dtype=np.float32),
+        "far away": 1000 + 1e-2 * base,
+        "spread": base * 10.0 ** rng.integers(-3, 3, (48, 1)),
+        "line": np.outer(np.arange(48.0), base[0]),
+    }[name]
+    return rows.astype(np.float32)
+
+
+CASES = ("copies", "zeros", "constant", "grid", "signs", "one apart", "far away", "spread", "line")
+
+
+@EACH
+@pytest.mark.parametrize("name", CASES)
+def test_going_on_from_a_selection_is_the_larger_selection(method, name):
+    X, items = adversarial(name), np.arange(48) % 11
+    given_ = {"clusters": 4, "max_per_item": 3, "popularity": items, "items": items, "ridge": 2.0}
+    whole = run(X, 24, method, **given_)
+    rest = run(X, 17, method, warm_start=whole.indices[:7], **given_)
+    assert rest.indices.tolist() == whole.indices[7:].tolist()
+    assert rest.gains == pytest.approx(whole.gains[7:], rel=1e-6, abs=1e-9)
+
+
+@EACH
+@pytest.mark.parametrize("name", CASES)
+def test_no_pick_depends_on_the_block(method, name):
+    X = adversarial(name)
+    one, other = (run(X, 30, method, popularity=X[:, 0], block=block) for block in (7, 65536))
+    assert one.indices.tolist() == other.indices.tolist()
+    assert one.gains.tolist() == other.gains.tolist()
+
+
+@pytest.mark.parametrize("exponent", [-66, 66])  # about 1e-20 and 1e20
+@EACH
+def test_the_scale_of_the_rows_changes_no_pick(method, exponent):
+    X, _, popularity = pool()
+    scale = 2.0**exponent
+    large = (X * np.float32(scale)).astype(np.float32)
+    one = run(X, 30, method, popularity=popularity, ridge=0.5)
+    other = run(large, 30, method, popularity=popularity, ridge=0.5 * scale**2)
+    assert one.indices.tolist() == other.indices.tolist()
+
+
+def test_a_temperature_is_in_the_units_of_the_rows():
+    X, _, _ = pool()
+    one = js.profile(X, 4, 0.3)
+    other = js.profile(X * np.float32(2.0**70), 4, 0.3 * 2.0**70)
+    assert (one.p == other.p).all()
+
+
+def allowed(taken, row, left, items, groups, most, least):
+    """Whether the quotas can be met after `row`: the definition, as in test_pool.py."""
+    after = {*taken, row}
+    if most and sum(items[r] == items[row] for r in after) > most:
+        return False
+    needs = [max(0, least - sum(groups[r] == g for r in after)) for g in set(groups)]
+    return sum(needs) <= left
+
+
+def js_values(X, taken, rows):
+    p = js.profile(X, 3).p
+    entropies = js.entropy(p[rows])
+    if not taken:
+        return entropies
+    return js.divergence(p[rows], p[taken].mean(axis=0)) + 0.1 * entropies
+
+
+def fisher_values(X, taken, rows):
+    X = X.astype(np.float64)
+    A = np.eye(X.shape[1]) + X[taken].T @ X[taken]
+    return np.einsum("ij,ji->i", X[rows], np.linalg.solve(A, X[rows].T))
+
+
+def trace_values(X, taken, rows):
+    X = X.astype(np.float64)
+    A = np.eye(X.shape[1]) + X[taken].T @ X[taken]
+    solved = np.linalg.solve(A, X[rows].T).T
+    fall = np.einsum("ij,jk,ik->i", solved, X.T @ X / len(X), solved)
+    return fall / (1 + fisher_values(X, taken, rows))
+
+
+def kcenter_values(X, taken, rows):
+    X = X.astype(np.float64)
+    if not taken:
+        return -((X[rows] - X.mean(axis=0)) ** 2).sum(axis=1)
+    return ((X[rows][:, None] - X[taken][None]) ** 2).sum(axis=2).min(axis=1)
+
+
+def facility_values(X, taken, rows):
+    unit = X / np.linalg.norm(X.astype(np.float64), axis=1, keepdims=True)
+    similar = np.maximum(unit @ unit.T, 0)
+    covered = similar[:, taken].max(axis=1, initial=0)
+    return np.maximum(similar[:, rows] - covered[:, None], 0).sum(axis=0)
+
+
+def hybrid_values(X, taken, rows):
+    def ranks(values):
+        return (values[None] < values[:, None] - 1e-11).sum(axis=1) / max(len(values) - 1, 1)
+
+    return (ranks(js_values(X, taken, rows)) + ranks(fisher_values(X, taken, rows))) / 2
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("js", js_values),
+        ("fisher", fisher_values),
+        ("trace", trace_values),
+        ("kcenter", kcenter_values),
+        ("facility", facility_values),
+        ("hybrid", hybrid_values),
+    ],
+)
+@pytest.mark.parametrize("seed", range(6))
+def test_all_quotas_together_pick_what_the_definition_picks(method, values, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(40, 4)).astype(np.float32)
+    if seed % 2:
+        X = X[rng.integers(0, 12, 40)]
+    items = rng.integers(0, 14, 40)
+    groups = np.array(["drama", "horror", "western"])[(items > 8).astype(int) + (items > 11)]
+    warm, most, least, budget = [4, 9][: seed % 3], 2, 3, 9 + seed
+    chosen = run(
+        X,
+        budget,
+        "fisher" if method == "trace" else method,
+        items,
+        clusters=3,
+        criterion="trace" if method == "trace" else "logdet",
+        warm_start=warm,
+        max_per_item=most,
+        groups=groups,
+        min_per_group=least,
+    )
+    taken = list(warm)
+    for pick in range(budget):
+        open_rows = [
+            row
+            for row in range(40)
+            if row not in taken
+            and allowed(taken, row, budget - pick - 1, items, groups, most, least)
+        ]
+        found = values(X, taken, open_rows)
+        taken.append(open_rows[int(np.flatnonzero(found >= found.max() - 1e-11)[0])])
+    assert chosen.indices.tolist() == taken[len(warm) :]
+    assert min(np.unique(groups[taken], return_counts=True)[1]) >= least
+
+
+@EACH
+def test_every_method_keeps_places_for_groups(method):
+    X, items, popularity = pool()
+    groups = np.where(items == items[0], "rare", "common")
+    chosen = run(X, 8, method, items, popularity, groups=groups, min_per_group=3)
+    assert (groups[chosen.indices] == "rare").sum() >= 3
+    free = run(X, 8, method, items, popularity)
+    if (groups[free.indices] == "rare").sum() >= 3:
+        assert free.indices.tolist() == chosen.indices.tolist()
 
 
 def test_random_is_a_seeded_permutation():
@@ -142,11 +311,40 @@ def test_popularity_goes_by_count_then_row():
         ({"hybrid_weight": 1.5}, r"select\.hybrid_weight: must be from 0 to 1"),
         ({"max_per_item": -1}, r"select\.max_per_item"),
         ({"max_per_item": 2, "items": None}, "pass items"),
+        ({"min_per_group": -1}, r"select\.min_per_group: must be at least 0"),
+        ({"min_per_group": 2}, "pass groups"),
+        ({"min_per_group": 2, "groups": ["a"]}, r"groups: expected one value for each of 60 rows"),
+        ({"min_per_group": 9, "groups": ["a"] * 30 + ["b"] * 30, "items": None}, "lack 18 seeds"),
+        ({"min_per_group": 1, "groups": ["a"] * 30 + ["b"] * 30}, "one group"),
+        ({"block": 0}, r"select\.block: must be at least 1"),
+        ({"device": "tpu"}, "device: 'tpu' is none of cpu, cuda"),
         ({"method": "best"}, r"select\.method: 'best' is none of js"),
         ({"criterion": "rank"}, r"select\.criterion: 'rank' is none of logdet"),
         ({"items": ["a"]}, r"items: expected one value for each of 60 rows, got \(1,\)"),
-        ({"warm_start": [60]}, "warm_start"),
-        ({"warm_start": [1, 1]}, "warm_start"),
+        ({"budget": 3.0}, r"select\.budget: must be a whole number, got 3\.0"),
+        ({"clusters": 5.0}, r"select\.clusters: must be a whole number, got 5\.0"),
+        ({"seed": -1, "method": "random"}, r"select\.seed: must be at least 0, got -1"),
+        ({"warm_start": [60]}, r"warm_start: row 60 is not from 0 to 59"),
+        ({"warm_start": [-1]}, r"warm_start: row -1 is not from 0 to 59"),
+        ({"warm_start": [4, 1, 7, 1]}, r"warm_start: row 1 is named twice; drop one"),
+        ({"warm_start": 3}, r"warm_start: expected a list of whole row numbers, got 3"),
+        ({"warm_start": [1.7]}, r"warm_start: expected a list of whole row numbers, got \[1\.7\]"),
+        ({"items": ["a", None] * 30}, r"items: row 1 has none \(None\); give every row one"),
+        ({"items": [1.0, np.nan] * 30}, r"items: row 1 has none \(nan\)"),
+        ({"items": np.array(["a", 1] * 30, object)}, r"items: .* several types \(int, str\)"),
+        (
+            {"groups": [None] * 60, "min_per_group": 1, "items": None},
+            r"groups: row 0 has none \(None\)",
+        ),
+        (
+            {"method": "popularity", "popularity": [1.0] * 59 + [np.nan]},
+            "popularity: row 59 is NaN; set it to 0",
+        ),
+        ({"method": "popularity", "popularity": ["many"] * 60}, "popularity: expected numbers"),
+        *[
+            ({"method": method, "device": "tpu"}, "device: 'tpu' is none of cpu, cuda")
+            for method in METHODS
+        ],
     ],
 )
 def test_bad_input_names_what_is_wrong(change, message):
@@ -171,27 +369,83 @@ def test_x_must_be_a_table():
         select(np.ones(4, np.float32), 2, "random")
 
 
+@EACH
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[1.0, 2.0]] * 60, r"X: expected a NumPy array, got list; pass np\.asarray"),
+        (np.arange(120).reshape(60, 2), r"X: expected float32 or float64, got int64; convert"),
+        (np.zeros((60, 2), complex), r"X: expected float32 or float64, got complex128"),
+        (np.zeros((60, 0), np.float32), r"X: rows of no numbers; give every row one or more"),
+    ],
+)
+def test_rows_of_another_kind_are_refused(method, rows, message):
+    with pytest.raises(InputError, match=message):
+        run(rows, 5, method, np.arange(60), np.arange(60))
+
+
+@pytest.mark.parametrize("method", ["js", "hybrid"])
+def test_a_profile_of_another_number_of_clusters_is_refused(method):
+    X, _, _ = pool()
+    with pytest.raises(InputError, match="profile: made with 4 clusters, but clusters=5"):
+        select(X, 5, method, clusters=5, profile=js.profile(X, 4))
+
+
+@pytest.mark.parametrize("exponent", [-664, 664])  # about 1e-200 and 1e200
+@pytest.mark.parametrize("method", ["js", "kcenter", "facility"])
+def test_rows_that_float64_cannot_square_are_scaled(method, exponent):
+    X = pool()[0].astype(np.float64)
+    one, other = run(X, 30, method), run(X * 2.0**exponent, 30, method)
+    assert one.indices.tolist() == other.indices.tolist()
+    unit = 2.0**exponent if method == "kcenter" else 1.0
+    assert other.gains / unit == pytest.approx(one.gains, rel=1e-12)
+
+
+def plain_js(X, clusters, budget):
+    p = js.profile(X, clusters).p
+    taken = []
+    for _ in range(budget):
+        rows = [row for row in range(len(X)) if row not in taken]
+        found = js.entropy(p[rows])
+        if taken:
+            found = js.divergence(p[rows], p[taken].mean(axis=0)) + 0.1 * found
+        taken.append(rows[int(np.flatnonzero(found >= found.max() - 1e-11)[0])])
+    return taken
+
+
+@pytest.mark.parametrize("name", ["normal", "copies", "constant", "grid"])
+def test_as_many_clusters_as_rows(name):
+    X = pool(24)[0] if name == "normal" else adversarial(name)[:24]
+    assert run(X, 24, "js", clusters=24).indices.tolist() == plain_js(X, 24, 24)
+    assert sorted(run(X, 24, "hybrid", clusters=24).indices.tolist()) == list(range(24))
+
+
+@EACH
+def test_sums_are_taken_on_one_thread(method, monkeypatch):
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from seedtalk.selection import baselines, facility, fisher, hybrid, kcenter
+
+    seen = []
+
+    def spy(*_, **__):
+        seen.append({one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"})
+        return np.arange(5), np.zeros(5)
+
+    for module in (facility, fisher, hybrid, js, kcenter):
+        monkeypatch.setattr(module, "greedy", spy)
+    monkeypatch.setattr(baselines, "random", spy)
+    monkeypatch.setattr(baselines, "popularity", spy)
+    X, items, popularity = pool()
+    with threadpool_limits(2):
+        run(X, 5, method, items, popularity)
+    assert seen == [{1}]
+
+
 def test_a_profile_of_other_rows_is_refused():
     X, _, _ = pool()
     with pytest.raises(InputError, match="profile: made of 30 rows, but X has 60"):
         select(X, 5, "js", clusters=5, profile=js.profile(X[:30], 5))
-
-
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=200), st.integers(0, 5))
-def test_the_lazy_search_finds_every_row_near_the_best(values, slack):
-    exact = np.array(values, float)
-    upper = exact + np.random.default_rng(0).random(len(exact)) * 3
-    rows, found = contenders(upper, lambda at: exact[at], float(slack))
-    assert sorted(rows.tolist()) == np.flatnonzero(exact >= exact.max() - slack).tolist()
-    assert (found == exact[rows]).all()
-
-
-def test_reachable_counts_what_quota_and_pool_leave():
-    rows = Pool(7, np.array(list("aaabbcc")), max_per_item=2, taken=[0, 3])
-    assert rows.reachable() == 1 + 1 + 2
-    rows.take(1)
-    assert rows.open.tolist() == [False, False, False, False, True, True, True]
-    assert Pool(7).reachable() == 7
 
 
 def test_summary_and_curve():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -199,3 +200,82 @@ def test_usage_is_counted_and_the_form_is_a_completion():
         answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
     )
     assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def talk(body, seed=0):
+    return content(body, seed)["messages"]
+
+
+@pytest.mark.parametrize("turns", [2, 3, 5])
+def test_a_dialogue_has_the_turns_asked_for_and_ends_with_the_seeker(turns):
+    for request, _ in requests(turns=turns):
+        roles = [m["role"] for m in talk(request["body"])]
+        assert roles == ["seeker", "recommender"] * (len(roles) // 2) + ["seeker"]
+        assert len(roles) == 2 * turns - 1 or turns > 4  # a review runs out of things to say
+        assert len(roles) > 1
+
+
+def test_a_dialogue_tells_what_the_single_message_would():
+    for (request, _), (longer, _) in zip(requests(), requests(turns=3), strict=True):
+        blocks = extractive.read(longer["body"])
+        spoken = " ".join(m["content"] for m in talk(longer["body"]) if m["role"] == "seeker")
+        assert talk(longer["body"])[0]["content"].find(blocks.style["begin with"]) >= 0
+        assert blocks.style["end with"] in spoken or spoken.endswith("?")
+        if "liked" in blocks.style["tell, in this order"]:
+            assert all(title in spoken for title in blocks.liked)
+        one = extractive.split(message(request["body"]))
+        assert one  # the same review speaks in both
+        words = set(extractive._lower(blocks.review)) & (
+            extractive.lexicon.WANTED | extractive._ASPECT_WORDS
+        )
+        assert words & set(extractive._lower(spoken))
+
+
+def test_the_recommender_asks_and_names_nothing():
+    catalogue = Catalogue(domain.items())
+    for request, grounding in requests(turns=4):
+        for turn in talk(request["body"]):
+            if turn["role"] == "recommender":
+                assert turn["content"].endswith("?") and len(turn["content"]) < 80
+                named = [i for i, *_ in domain.FILMS if catalogue.names(turn["content"], i)]
+                assert not named
+            else:
+                text = turn["content"]
+                for title in extractive.read(request["body"]).liked:
+                    text = text.replace(title, "")
+                assert not any(catalogue.names(text, target) for target in grounding.targets)
+                assert not re.search(r"Jane|Dorset|19\d\d", text)
+
+
+def test_no_question_is_asked_twice_and_none_follows_the_last_word():
+    for request, _ in requests(turns=9):
+        asked = [m["content"].split(" ", 1)[1] for m in talk(request["body"])[1::2]]
+        assert len(set(asked)) == len(asked)
+        if "Is there anything else I should know?" in " ".join(asked):
+            assert asked[-1].endswith("anything else I should know?")
+
+
+def test_dialogues_hang_on_request_and_seed_alone():
+    body = requests(turns=3)[2][0]["body"]
+    assert extractive.answer(body, 1) == extractive.answer(dict(reversed(body.items())), 1)
+    assert len({json.dumps(talk(body, seed)) for seed in range(20)}) > 1
+
+
+def test_what_stands_out_is_told_in_the_reviews_words():
+    review = "The acting is superb. It has a clever plot. The soldiers wait. Some soldiers sing."
+    request = told(review, **{"tell, in this order": "wish, liked"})
+    request = dataclasses.replace(request, turns=3)
+    spoken = " ".join(extractive.converse(request, np.random.default_rng(0))).lower()
+    assert "superb acting" in spoken and "a clever plot" in spoken and "zeppelin" in spoken
+    only = dataclasses.replace(request, review="The soldiers wait. Some soldiers sing.", turns=2)
+    assert "soldiers in it" in " ".join(extractive.converse(only, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("block", ["", "0", "two", "-1", "1000", "3\n3"])
+def test_a_broken_number_of_turns_is_an_input_error(block):
+    (request, _), *_ = requests()
+    body = request["body"]
+    user = body["messages"][1]["content"] + f"\n<turns>\n{block}\n</turns>"
+    body = body | {"messages": [body["messages"][0], {"role": "user", "content": user}]}
+    with pytest.raises(InputError, match="no number of messages"):
+        extractive.answer(body)

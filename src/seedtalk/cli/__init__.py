@@ -11,6 +11,9 @@ from typing import Any
 import click
 
 from seedtalk import __version__
+from seedtalk.cli.cost import cost
+from seedtalk.cli.ledger import ledger
+from seedtalk.cli.teacher import teacher
 from seedtalk.errors import InputError, RunError
 from seedtalk.workspace import IN_FILE, cache_dir, input_option, params_option, root
 
@@ -24,6 +27,11 @@ def main() -> None:
     """
 
 
+main.add_command(cost)
+main.add_command(ledger)
+main.add_command(teacher)
+
+
 @main.group()
 def fetch() -> None:
     """Get data and models, pinned by content hash."""
@@ -33,10 +41,11 @@ def fetch() -> None:
 @click.option("--verify", is_flag=True, help="Hash every file again, also where nothing changed.")
 def fetch_quickstart(verify: bool) -> None:
     """Get the reviews, ratings, student and encoder of the default run into data/."""
-    from seedtalk.fetching import fetch_quickstart as get
+    from seedtalk.fetching import QUICKSTART
+    from seedtalk.fetching import fetch as get
 
     project = root()
-    fetched = get(project / "data", cache_dir(), verify=verify)
+    fetched = get(QUICKSTART, project / "data", cache_dir(), verify=verify)
     # A fetch may have been killed after the data came to stand, before DVC had them.
     if (project / "data.dvc").is_file() and (fetched or not _in_dvc(project)):
         _keep_in_dvc(project)
@@ -45,6 +54,18 @@ def fetch_quickstart(verify: bool) -> None:
         if fetched
         else "data/quickstart is in place."
     )
+
+
+@fetch.command("teacher")
+@click.option("--verify", is_flag=True, help="Hash the model again, also where nothing changed.")
+def fetch_teacher(verify: bool) -> None:
+    """Get a real language model (1.1 GB) into corpora/teacher/, to teach on this machine."""
+    from seedtalk.fetching import TEACHER
+    from seedtalk.fetching import fetch as get
+
+    fetched = get(TEACHER, root() / "corpora", cache_dir(), verify=verify)
+    state = "is fetched; its hash is as pinned" if fetched else "is in place"
+    click.echo(f"corpora/teacher {state}. Start it with `seedtalk teacher serve`.")
 
 
 def _in_dvc(project: Path) -> bool:
