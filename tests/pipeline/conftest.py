@@ -10,8 +10,8 @@ import pytest
 from tests.pipeline.closure import ROOT
 from tests.toy import write_toy
 
-FILES = ("dvc.yaml", "params.yaml", ".dvcignore", "pyproject.toml")
-FOLDERS = ("stages", "src", "prompts", "profiles")
+FILES = ("dvc.yaml", "params.yaml", "prices.yaml", ".dvcignore", "pyproject.toml")
+FOLDERS = ("stages", "src", "prompts", "profiles", "seeds")
 
 
 class Workspace:

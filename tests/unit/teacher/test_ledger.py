@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -134,7 +136,7 @@ DAMAGE = {
     "output_tokens": "NULL",
     "created": "created + 1",
     "batch": "'t'",
-    "digest": "'0' || substr(digest, 2)",
+    "digest": "CASE substr(digest, 1, 1) WHEN '0' THEN '1' ELSE '0' END || substr(digest, 2)",
 }
 
 
@@ -1003,3 +1005,33 @@ def test_random_answers_survive_a_round_trip_through_every_command(tmp_path):
             for line in upkeep.answers(ledger, None)
         }
     assert found == texts
+
+
+OPENING = """
+import sys, time
+from pathlib import Path
+from seedtalk.teacher.ledger import Ledger
+folder = Path(sys.argv[1])
+(folder / sys.argv[2]).touch()
+while not (folder / "go").exists():
+    pass
+for number in range(20):
+    with Ledger(folder / f"{number}.sqlite"):
+        pass
+"""
+
+
+def test_processes_may_open_a_new_ledger_at_once(tmp_path):
+    names = ("one", "two", "three")
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENING, str(tmp_path), name], stderr=subprocess.PIPE, text=True
+        )
+        for name in names
+    ]
+    until = time.monotonic() + 60
+    while not all((tmp_path / name).exists() for name in names) and time.monotonic() < until:
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    for run in runs:
+        assert run.communicate(timeout=60)[1] == "" and run.returncode == 0

@@ -88,13 +88,26 @@ def connect(path: Path) -> sqlite3.Connection:
     # A flipped bit can make text that is no UTF-8: it must reach the digest, not end the run.
     db.text_factory = lambda raw: raw.decode("utf-8", "replace")
     try:
-        db.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(db)
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA cell_size_check=ON")
     except sqlite3.Error:
         db.close()
         raise
     return db
+
+
+def _write_ahead(db: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; SQLite does not wait for others who do so at that moment."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
