@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro tiny test lint format ui report clean
+.PHONY: help setup data repro movies tiny test lint format ui report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ repro: data mlflow.db ## run the pipeline: from reviews to an evaluated, registe
 
 mlflow.db: | $(STAMP)
 	@seedtalk sync  # made once, here: parallel experiments would race to migrate a new store
+
+movies: data mlflow.db ## evaluate on ReDial and INSPIRED; FROM=<folder> takes local copies of the sets
+	seedtalk fetch movies $(if $(FROM),--from "$(FROM)")
+	dvc exp run $$(seedtalk overrides profiles/movies.yaml) \
+	  $(if $(FROM),,-S 'ingest.parts=[movielens,imdb,redial,inspired]')
+	@seedtalk show
 
 tiny: setup ## run the whole pipeline on a made-up toy corpus, as a DVC experiment
 	python tests/toy.py corpora/toy

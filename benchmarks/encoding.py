@@ -1,7 +1,8 @@
 """Texts a second of `seedtalk.encoders` beside sentence-transformers, same model, same texts.
 
-Each side runs in a process of its own, in turn, several times; medians are shown. The vectors
-are compared too: a faster encoder that says something else would be no encoder.
+Each side runs in a process of its own, in turn, several times; medians are shown, on the clock
+and of CPU time, which other work on the machine changes less. The vectors are compared too: a
+faster encoder that says something else would be no encoder.
 
     python -m venv peers && peers/bin/pip install -r benchmarks/peers-selection.txt
     python benchmarks/encoding.py --peers peers/bin/python
@@ -13,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
@@ -41,9 +41,9 @@ else:
     encoder.max_seq_length = int(tokens)
     run = lambda texts: encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)
 run(texts[:8])
-start = time.perf_counter()
+start, busy = time.perf_counter(), time.process_time()
 vectors = run(texts)
-print(time.perf_counter() - start)
+print(time.perf_counter() - start, time.process_time() - busy)
 np.save(out, np.asarray(vectors, dtype=np.float32))
 """
 
@@ -60,7 +60,7 @@ def main(peers, count, tokens, threads, repeats, out):
         rows = csv.DictReader(file)
         texts = [row["text"] for row, _ in zip(rows, range(count), strict=False)]
     sides = {"seedtalk": sys.executable, "sentence-transformers": peers}
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    seconds: dict[str, list[tuple[float, ...]]] = {side: [] for side in sides}
     vectors = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "texts.json"
@@ -68,31 +68,37 @@ def main(peers, count, tokens, threads, repeats, out):
         for _ in range(repeats):
             for side, python in sides.items():
                 saved = Path(folder) / f"{side}.npy"
-                begun = time.perf_counter()
                 arguments = [side, str(MODEL), str(file), str(tokens), str(threads), str(saved)]
                 done = subprocess.run(
                     [python, "-c", CHILD, *arguments], capture_output=True, text=True, check=False
                 )
                 if done.returncode:
                     raise click.ClickException(f"{side}: {done.stderr.strip()[-800:]}")
-                seconds[side].append(float(done.stdout.split()[-1]))
+                seconds[side].append(tuple(map(float, done.stdout.split()[-2:])))
                 vectors[side] = np.load(saved)
-                whole = time.perf_counter() - begun
-                click.echo(f"{side:<22} {seconds[side][-1]:7.2f} s ({whole:.1f} s with start-up)")
+                wall, busy = seconds[side][-1]
+                click.echo(f"{side:<22} {wall:7.2f} s, {busy:7.2f} s of CPU")
     figures = {
         "texts": len(texts),
         "tokens": tokens,
         "threads": threads,
-        "texts_per_second": {s: len(texts) / statistics.median(v) for s, v in seconds.items()},
+        **{
+            name: {
+                side: len(texts) / statistics.median(pair[at] for pair in taken)
+                for side, taken in seconds.items()
+            }
+            for at, name in enumerate(("texts_per_second", "texts_per_cpu_second"))
+        },
         "least_cosine": float(
             (vectors["seedtalk"] * vectors["sentence-transformers"]).sum(1).min()
         ),
     }
-    rate = figures["texts_per_second"]
-    for side, value in rate.items():
-        click.echo(f"{side:<22} {value:7.1f} texts/s (median of {repeats})")
-    click.echo(f"ratio {rate['seedtalk'] / rate['sentence-transformers']:.2f}, ", nl=False)
-    click.echo(f"smallest cosine between the two {figures['least_cosine']:.6f}")
+    for name in ("texts_per_second", "texts_per_cpu_second"):
+        rate = figures[name]
+        ours, theirs = rate.values()
+        told = ", ".join(f"{side} {value:.1f}" for side, value in rate.items())
+        click.echo(f"{name} (median of {repeats}): {told}, ratio {ours / theirs:.2f}")
+    click.echo(f"smallest cosine between the two: {figures['least_cosine']:.6f}")
     if out:
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

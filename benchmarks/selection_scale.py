@@ -5,15 +5,23 @@ python benchmarks/selection_scale.py FOLDER --method js --method fisher
 Each point is one process that maps a clustered synthetic table from FOLDER (made on first use; a
 million rows of 384 dimensions are 1.5 GB) and selects from it. The base point is measured once,
 and each of --rows, --dims and --budgets goes through its values while the others stay at the
-base. FOLDER gets scale.json and scale.png.
+base. FOLDER gets scale.json and scale.png, and the power of each axis that the time grows with
+is printed.
 
 Peak memory is the largest RssAnon seen, 50 times a second: what the process allocates, without the
 pages of the mapped file, which the system drops where memory is short. The peak of the whole
 resident set (VmHWM) is given beside it. Linux only.
+
+What is drawn and fitted on a processor is its CPU time, which other work on the machine changes
+little; on a GPU it is the time on the clock. docs/images/selection-growth.png was drawn by
+
+    python benchmarks/selection_scale.py FOLDER --base 200000 384 2000 --rows 50000 --rows 100000 \\
+      --dims 96 --dims 192 --budgets 500 --budgets 1000 --picture docs/images/selection-growth.png
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -91,8 +99,25 @@ def measure(path: Path, budget: int, method: str, device: str) -> dict[str, obje
     }
 
 
-def plot(points: list[dict[str, object]], base: dict[str, int], path: Path) -> None:
-    """Draw seconds and memory against rows, dimensions and budget, a line for each method."""
+def along(points: list[dict], base: dict[str, int], axis: str, method: str) -> list[tuple]:
+    """Return value, seconds and GiB of a method's points along an axis, in order."""
+    seconds = "cpu_seconds" if points[0]["device"] == "cpu" else "seconds"
+    return sorted(
+        (point[axis], point[seconds], point["peak_anon_gib"])
+        for point in points
+        if point["method"] == method
+        and all(point[other] == base[other] for other in AXES if other != axis)
+    )
+
+
+def slope(line: list[tuple]) -> float:
+    """Return the power of its axis that the time grows with, by least squares of the logarithms."""
+    across, seconds, _ = (np.log(values) for values in zip(*line, strict=True))
+    return float(np.polyfit(across, seconds, 1)[0])
+
+
+def plot(points: list[dict], base: dict[str, int], path: Path) -> None:
+    """Draw time and memory against rows, dimensions and budget, a line for each method."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -101,24 +126,19 @@ def plot(points: list[dict[str, object]], base: dict[str, int], path: Path) -> N
     figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharey="row")
     for column, (axis, label) in enumerate(AXES.items()):
         for method in dict.fromkeys(point["method"] for point in points):
-            line = sorted(
-                (point[axis], point["seconds"], point["peak_anon_gib"])
-                for point in points
-                if point["method"] == method
-                and all(point[other] == base[other] for other in AXES if other != axis)
-            )
-            across, seconds, gib = zip(*line, strict=True)
+            across, seconds, gib = zip(*along(points, base, axis, method), strict=True)
             axes[0, column].loglog(across, seconds, "o-", label=method)
             axes[1, column].semilogx(across, gib, "o-", label=method)
         others = ", ".join(f"{AXES[o].split()[-1]} = {base[o]:,}" for o in AXES if o != axis)
         axes[0, column].set_title(others, fontsize=9)
         axes[1, column].set_xlabel(label)
-    axes[0, 0].set_ylabel("seconds")
+    processor = points[0]["device"] == "cpu"
+    axes[0, 0].set_ylabel("CPU seconds" if processor else "seconds")
     axes[1, 0].set_ylabel("peak RssAnon (GiB)")
     axes[1, 0].set_ylim(bottom=0)
     axes[0, 0].legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 @click.command(help=__doc__)
@@ -145,8 +165,11 @@ def plot(points: list[dict[str, object]], base: dict[str, int], path: Path) -> N
 @click.option("--only-base", is_flag=True, help="Measure the base point alone.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds a point.")
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="Draw here.  [default: FOLDER/scale.png]"
+)
 @click.option("--one", hidden=True, nargs=4, type=str, help="One point, in this process.")
-def main(folder, methods, base, rows, dims, budgets, only_base, device, timeout, one):
+def main(folder, methods, base, rows, dims, budgets, only_base, device, timeout, picture, one):
     """Measure every point, in a process each, and write what was found."""
     if one:
         path, budget, method, where = one
@@ -174,7 +197,10 @@ def main(folder, methods, base, rows, dims, budgets, only_base, device, timeout,
             points.append({"method": method, "device": device, **at, **json.loads(done.stdout)})
             click.echo(json.dumps(points[-1]))
     (folder / "scale.json").write_text(json.dumps(points, indent=1) + "\n")
-    plot(points, centre, folder / "scale.png")
+    plot(points, centre, picture or folder / "scale.png")
+    for axis, method in itertools.product(AXES if len(grid) > 1 else (), methods):
+        if len(line := along(points, centre, axis, method)) > 1:
+            click.echo(f"{method}: time grows as {AXES[axis]} to the {slope(line):.2f}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from seedtalk.workspace import IN_DIR, OUT_FILE, cache_dir, input_option, params_option
+from seedtalk.workspace import IN_DIR, IN_FILE, OUT_FILE, cache_dir, input_option, params_option
+
+NAME = "<student>-<tuning>-<benchmark>"
 
 
 @click.command(help=__doc__)
@@ -15,41 +17,58 @@ from seedtalk.workspace import IN_DIR, OUT_FILE, cache_dir, input_option, params
 @click.option("--model", type=IN_DIR, help="[default: models/<student>-<tuning>]")
 @input_option("conversations", "artifacts/conversations.parquet", "Written by ingest.")
 @input_option("items", "artifacts/items.parquet", "The catalogue, written by ingest.")
+@input_option("reviews", "artifacts/reviews.parquet", "Written by ingest.")
+@click.option("--priors", type=IN_FILE, help="[default: artifacts/priors/<benchmark>.parquet]")
+@click.option("--pools", type=OUT_FILE, help=f"[default: artifacts/pools/{NAME}.parquet]")
 @click.option(
-    "--predictions",
-    type=OUT_FILE,
-    help="[default: artifacts/predictions/<student>-<tuning>-<benchmark>.parquet]",
+    "--predictions", type=OUT_FILE, help=f"[default: artifacts/predictions/{NAME}.parquet]"
 )
-@click.option(
-    "--scores",
-    type=OUT_FILE,
-    help="[default: results/eval/<student>-<tuning>-<benchmark>.json]",
-)
-def main(params, student, tuning, benchmark, model, conversations, items, predictions, scores):
-    """Rank the candidates of every query, write the rankings and their scores."""
+@click.option("--scores", type=OUT_FILE, help=f"[default: results/eval/{NAME}.json]")
+def main(
+    params,
+    student,
+    tuning,
+    benchmark,
+    model,
+    conversations,
+    items,
+    reviews,
+    priors,
+    pools,
+    predictions,
+    scores,
+):
+    """Rank titles for every query; write rankings, the student's scores and the metrics."""
     from seedtalk.evaluation import protocols, results, scoring
     from seedtalk.records import read_table, write_json, write_table
     from seedtalk.students.loading import load_student
 
-    system = f"{student}-{tuning}"
-    folder = model or Path(f"models/{system}")
-    options = params.evaluate
+    system, options = f"{student}-{tuning}", params.evaluate
+    name = f"{system}-{benchmark}"
     catalogue = read_table(items, "items")
     talk = read_table(conversations, "conversations")
     posed = protocols.queries(talk, benchmark, catalogue, options, params.seed)
-    loaded, tokenizer = load_student(folder, cache_dir=cache_dir())
-    score = scoring.student_score(loaded, tokenizer, catalogue, options.score)
-    partial = cache_dir() / "evaluate" / scoring.partial_name(posed, folder, options.score)
-    rankings = scoring.rank_all(posed, score, partial)
-    predicted = results.predictions(posed, {system: rankings})
+    signals = read_table(priors or Path(f"artifacts/priors/{benchmark}.parquet"), "priors")
+    loaded = load_student(model or Path(f"models/{system}"), cache_dir=cache_dir())
+    answers, told = scoring.ask(
+        posed, loaded, catalogue, signals, options, params.curate.years, cache_dir()
+    )
+    predicted = results.predictions(posed, {system: [answer.ranking for answer in answers]})
+    reviewed = set(read_table(reviews, "reviews")["item_id"])
     found = results.scores(
-        benchmark, posed, predicted, options, seed=params.seed, score=options.score
+        benchmark,
+        posed,
+        predicted,
+        options,
+        seed=params.seed,
+        score=options.score,
+        reviewed=reviewed,
     )
-    name = f"{system}-{benchmark}"
-    write_table(
-        predictions or Path(f"artifacts/predictions/{name}.parquet"), predicted, "predictions"
-    )
-    write_json(scores or Path(f"results/eval/{name}.json"), found)
+    pooled = scoring.pools(posed, answers, system)
+    write_table(pools or Path(f"artifacts/pools/{name}.parquet"), pooled, "pools")
+    table = predictions or Path(f"artifacts/predictions/{name}.parquet")
+    write_table(table, predicted, "predictions")
+    write_json(scores or Path(f"results/eval/{name}.json"), {**found, "decoding": told})
 
 
 if __name__ == "__main__":

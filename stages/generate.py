@@ -16,14 +16,14 @@ def main(params, requests, responses, summary):
     """Read the requests, have them answered, write the responses and their summary."""
     from seedtalk import records, teacher, tracking
 
-    lines, counts = teacher.generate(
+    counts = teacher.stream(
         teacher.read_requests(requests),
         params.teacher,
         seed=params.seed,
         cache_dir=cache_dir(),
+        write=partial(records.write_jsonl, responses),
         trace=partial(tracking.log_traces, root()) if params.teacher.trace else None,
     )
-    records.write_jsonl(responses, lines)
     records.write_json(summary, counts)
 
 

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from seedtalk.workspace import IN_DIR, IN_FILE, cache_dir, output_option, params_option, root
+from seedtalk.workspace import (
+    IN_DIR,
+    IN_FILE,
+    cache_dir,
+    input_option,
+    output_option,
+    params_option,
+    root,
+)
 
 
 @click.command(help=__doc__)
@@ -15,10 +23,12 @@ from seedtalk.workspace import IN_DIR, IN_FILE, cache_dir, output_option, params
     type=IN_FILE,
     help="[default: results/eval/<register.student>-<register.benchmark>.json]",
 )
+@input_option("items", "artifacts/items.parquet", "Catalogue, served with the student.")
 @output_option("registry", "results/registry.json", "The verdict of the gate.")
-def main(params, model, scores, registry):
+def main(params, model, scores, items, registry):
     """Register the student, write the verdict and say it; a failed gate is no failed run."""
     from seedtalk import tracking
+    from seedtalk.recommender import save_recommender
     from seedtalk.records import write_json
 
     options = params.register_
@@ -27,6 +37,9 @@ def main(params, model, scores, registry):
         model or Path(f"models/{options.student}"),
         scores or Path(f"results/eval/{options.student}-{options.benchmark}.json"),
         options,
+        items=items,
+        years=params.curate.years,
+        save=save_recommender,
         cache_dir=cache_dir(),
     )
     write_json(registry, verdict)

@@ -51,6 +51,7 @@ def main(params: Any, metrics: Path, html: Path, browse: Path, plots: Path, **in
         "finetune": params.finetune,
         "evaluate": params.evaluate,
         "baseline": params.baseline,
+        "blend": params.blend,
         "report": params.report,
     }
     write_report(

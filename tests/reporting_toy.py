@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seedtalk.evaluation.metrics import metric_names, per_query_metrics, rank, summarise
+from seedtalk.evaluation import results
+from seedtalk.evaluation.metrics import rank
+from seedtalk.evaluation.protocols import Query
+from seedtalk.params import load_params
 from seedtalk.records import (
     Dialogue,
     Message,
@@ -18,9 +21,15 @@ from seedtalk.records import (
 )
 
 CUTOFFS = (1, 5, 10, 20)
+OPTIONS = load_params(Path(__file__).parents[1] / "params.yaml").evaluate.model_copy(
+    update={"candidates": 50, "cutoffs": CUTOFFS, "bootstrap": 200, "decoding": "exact"}
+)
 SHARP = {  # how well each system sees the targets
     "tiny-lora": 1.3,
     "tiny-zero-shot": 0.25,
+    "tiny-lora-blend": 2.2,
+    "tiny-zero-shot-blend": 1.5,
+    "signals": 1.5,
     "popularity": 0.9,
     "copy-context": 0.0,
     "item-item": 1.4,
@@ -308,48 +317,42 @@ def _evaluations(root, rng, benchmark, students, tunings, sharp, conversations):
     queries = []
     for number in range(conversations):
         candidates = sorted(rng.choice(ids, 50, replace=False).tolist())
-        queries.append((f"c{number:03d}", candidates, rng.choice(candidates, 5, replace=False)))
+        targets = rng.choice(candidates, 5, replace=False).tolist()
+        queries.append(Query(f"c{number:03d}", 1, [], [], targets, candidates))
     tuned = [f"{student}-{tuning}" for student in students for tuning in tunings]
     files = {name: [name] for name in tuned}
-    files["baselines"] = [name for name in sharp if not name.startswith(tuple(students))]
+    files |= {f"{name}-blend": [f"{name}-blend", "signals"] for name in tuned}
+    files["baselines"] = [
+        name for name in sharp if name != "signals" and not name.startswith(tuple(students))
+    ]
+    signals = rng.normal(size=(conversations, 50))  # the same in every blend's file
     for stem, systems in files.items():
-        rows = [
-            {
-                "system": system,
-                "conversation_id": name,
-                "query": 1,
-                "targets": targets.tolist(),
-                "ranking": rank(
-                    candidates,
-                    rng.normal(size=50) + sharp.get(system, 1.0) * np.isin(candidates, targets),
-                ),
-            }
+        rankings = {
+            system: [
+                rank(
+                    query.candidates,
+                    (signals[place] if system == "signals" else rng.normal(size=50))
+                    + sharp.get(system, 1.0) * np.isin(query.candidates, query.targets),
+                )
+                for place, query in enumerate(queries)
+            ]
             for system in systems
-            for name, candidates, targets in queries
-        ]
-        frame = pd.DataFrame(rows)
+        }
+        frame = results.predictions(queries, rankings)
         write_table(
             root / f"artifacts/predictions/{stem}-{benchmark}.parquet", frame, "predictions"
         )
-        scores = summarise(per_query_metrics(frame, CUTOFFS), resamples=200, seed=0)
-        assert set(next(iter(scores.values()))) == set(metric_names(CUTOFFS))
         write_json(
             root / f"results/eval/{stem}-{benchmark}.json",
-            {
-                "benchmark": benchmark,
-                "digest": f"queries of {benchmark}",
-                "protocol": {
-                    "name": "sampled-50",
-                    "condition": "recommendation",
-                    "candidates": 50,
-                    "score": "mean",
-                    "queries": conversations,
-                    "conversations": conversations,
-                    "targets": 5 * conversations,
-                    "bootstrap": 200,
-                },
-                "systems": scores,
-            },
+            results.scores(
+                benchmark,
+                queries,
+                frame,
+                OPTIONS,
+                seed=0,
+                score=None if stem == "baselines" else "mean",
+                reviewed=ids[:30],
+            ),
         )
 
 

@@ -9,7 +9,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from seedtalk.records import display_title
-from seedtalk.titles import LEADING_ARTICLES, fold, key_tokens, title_key
+from seedtalk.titles import (
+    fold,
+    key_tokens,
+    match_key,
+    title_and_year,
+    title_key,
+    without_article,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,11 +57,13 @@ class Catalogue:
 
         self._items: dict[str, tuple[str, int | None]] = {}
         self._by_key: defaultdict[Key, list[str]] = defaultdict(list)
+        self._by_match: defaultdict[Key, list[str]] = defaultdict(list)
         for item, title, year in zip(items["item_id"], items["title"], items["year"], strict=True):
             known = None if pd.isna(year) else int(year)
             self._items[item] = (title, known)
-            for key in {_key(title), _without_article(_key(title))}:
+            for key in {_key(title), without_article(_key(title))}:
                 self._by_key[key].append(item)
+            self._by_match[match_key(title)].append(item)
 
     def __contains__(self, item_id: object) -> bool:
         return item_id in self._items
@@ -71,19 +80,20 @@ class Catalogue:
     def match(self, title: str) -> Link | None:
         """Return the item `title` means and how surely, or None.
 
-        The title is compared folded (case, accents, punctuation, leading article). A written
+        The title is compared folded (case, accents, punctuation, leading article), then by
+        `titles.match_key`, a moved article and alternatives in brackets taken off. A written
         year must agree within a year: a remake is another film. What has no equal is compared
         by edit distance, one letter in eight; numbers must agree (``Rocky II`` is not
         ``Rocky III``). Ties: the nearest year, else the newest, then the lowest id.
         """
-        written = " ".join(title.split())
-        found = _YEAR.search(written)
-        if found and found.start() > 0:
-            link = self._best(_key(written[: found.start()]), int(found[1]))
-            if link is not None:
-                return link
-            # The year may be the title's own: "Blade Runner 2049" has no bracket, "Apollo, 13".
-        return self._best(_key(written), None)
+        readings = _readings(title)
+        for name, year in readings:
+            if item := self._equal(name, year):
+                return Link(item, exact=True)
+        for name, year in readings:
+            if item := self._misspelt(_key(name), year):
+                return Link(item, exact=False)
+        return None
 
     def nearest(self, title: str) -> str | None:
         """Return the item a title that links to none may have been meant for: a near miss.
@@ -94,9 +104,9 @@ class Catalogue:
         from rapidfuzz import fuzz, process
 
         written = _YEAR.sub("", " ".join(title.split())) or title
-        link = self._best(_key(written), None)
-        if link is not None:
-            return link.item_id
+        item = self._equal(written, None) or self._misspelt(_key(written), None)
+        if item is not None:
+            return item
         near = process.extractOne(
             " ".join(_key(written)), self._spelt, scorer=fuzz.ratio, score_cutoff=NEAR
         )
@@ -177,14 +187,19 @@ class Catalogue:
             index[form[0]].add(len(form))
         return {first: sorted(sizes, reverse=True) for first, sizes in index.items()}
 
-    def _best(self, key: Key, year: int | None) -> Link | None:
-        for form in (key, _without_article(key)):
-            if item := self._nearest_year(self._by_key.get(form, ()), year):
-                return Link(item, exact=True)
-        misspelt = self._misspelt(key, year)
-        return Link(misspelt, exact=False) if misspelt else None
+    def _equal(self, name: str, year: int | None) -> str | None:
+        """Return the item of an equal title: as written before as `match_key` reads it."""
+        key = _key(name)
+        for found in (
+            self._by_key.get(key),
+            self._by_key.get(without_article(key)),
+            self._by_match.get(match_key(name)),
+        ):
+            if found and (item := self._nearest_year(found, year)):
+                return item
+        return None
 
-    def _nearest_year(self, found: list[str] | tuple[()], year: int | None) -> str | None:
+    def _nearest_year(self, found: list[str], year: int | None) -> str | None:
         """Return the best of the items of one title, by the year written."""
 
         def rank(item: str) -> tuple[int, int, str]:
@@ -234,13 +249,23 @@ def _key(title: str) -> Key:
     return title_key(title) or tuple(title.casefold().split())
 
 
-def _without_article(key: Key) -> Key:
-    return key[1:] if len(key) > 1 and key[0] in LEADING_ARTICLES else key
+def _readings(title: str) -> list[tuple[str, int | None]]:
+    """Return what a written title may mean, likeliest first: name and year."""
+    written = " ".join(title.split())
+    found = _YEAR.search(written)
+    readings: list[tuple[str, int | None]] = []
+    if found and found.start() > 0:
+        readings.append((written[: found.start()], int(found[1])))
+    # The year may be the title's own: "Death Race, 2000".
+    readings.append((written, None))
+    name, year, others = title_and_year(written)
+    readings += [(other, year) for other in (name, *others) if other]
+    return list(dict.fromkeys(readings))
 
 
 def _spellings(title: str) -> list[Key]:
     keys = [_key(title), _key(re.sub(r"['’]s\b", "", title))]
-    return [form for key in keys for form in (key, _without_article(key)) if form]
+    return [form for key in keys for form in (key, without_article(key)) if form]
 
 
 def _occurrences(tokens: list[str], key: Key) -> list[int]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from seedtalk.catalogue import Catalogue
 from seedtalk.errors import InputError
-from seedtalk.records import display_title
-from seedtalk.students.decoding import TitleScorer, beam_titles
+from seedtalk.params import Years
+from seedtalk.records import answer_titles
+from seedtalk.students.decoding import TitleScorer
 from seedtalk.students.templates import context_messages, format_answer
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def reply(
     exclude
         Rows of titles that are not to be named.
     """
-    found = beam_titles(scorer, context_messages(history), k, exclude)
-    return [row for row, _ in found]
+    (found,) = scorer.search([context_messages(history)], k, exclude=[exclude])
+    return [int(row) for row in found.titles]
 
 
 class Conversation:
@@ -57,16 +58,20 @@ class Conversation:
         The student, over the titles of `items` in their order.
     items
         The catalogue (`records.ITEMS`).
+    titles
+        Its titles as the student writes them (`records.answer_titles`).
     count
         Titles in an answer.
     """
 
-    def __init__(self, scorer: TitleScorer, items: pd.DataFrame, count: int) -> None:
+    def __init__(
+        self, scorer: TitleScorer, items: pd.DataFrame, titles: Sequence[str], count: int
+    ) -> None:
         self._scorer = scorer
         self._count = count
         self._catalogue = Catalogue(items)
         self._ids = [str(item) for item in items["item_id"]]
-        self._titles = _titles(items)
+        self._titles = titles
         self.reset()
 
     def reset(self) -> None:
@@ -98,6 +103,7 @@ def chat(
     items: pd.DataFrame,
     *,
     count: int = 5,
+    years: Years = "ambiguous",
     cache_dir: Path,
     lines: Iterator[str] | None = None,
     write: Callable[[str], None] | None = None,
@@ -114,6 +120,8 @@ def chat(
         The catalogue (`records.ITEMS`).
     count
         Titles in an answer.
+    years
+        Which titles carry their year, as the student has learnt it: ``curate.years``.
     cache_dir
         As for `students.loading.load_student`.
     lines
@@ -138,7 +146,8 @@ def chat(
     say = write or partial(console.print, soft_wrap=True)
     with console.status("Loading the student") if talking else nullcontext():
         model, tokenizer = load_student(student, cache_dir=cache_dir)
-        conversation = Conversation(TitleScorer(model, tokenizer, _titles(items)), items, count)
+        titles = answer_titles(items, years)
+        conversation = Conversation(TitleScorer(model, tokenizer, titles), items, titles, count)
     if talking:
         console.print(GREETING)
     try:
@@ -180,7 +189,3 @@ def _typed(talking: bool) -> Iterator[str]:
         except EOFError:
             print()
             return
-
-
-def _titles(items: pd.DataFrame) -> list[str]:
-    return [display_title(*row) for row in zip(items["title"], items["year"], strict=True)]

@@ -24,6 +24,7 @@ from seedtalk.records import (
     Provenance,
     Rejected,
     Verdict,
+    answer_titles,
     sha256_text,
 )
 from seedtalk.students.templates import context_messages, format_answer
@@ -50,6 +51,7 @@ REASONS = (
     "leak",  # a recommended title is named in the messages
     "contaminated",  # shares a long run of words or its meaning with an evaluation conversation
     "near_duplicate",  # of a dialogue kept before
+    "left_out",  # sound, but curate.train_on asks for real dialogues only
 )
 KINDS = (  # of a listed title
     "linked",  # the catalogue has it
@@ -179,7 +181,8 @@ def curate(
     items, conversations
         Tables of `seedtalk.records`; every conversation is an evaluation's.
     curate, prompt
-        Filters; who names the targets and how many.
+        Filters, and the form of the answers' titles; who names the targets and how many. With
+        `curate.train_on` ``real`` what is sound is left out.
     seed
         Of the split and the MinHash permutations.
     teacher
@@ -206,14 +209,21 @@ def curate(
         for grounding in groundings
     ]
     sound = [case for case in cases if case.fault is None]
+    if curate.train_on == "real":
+        for case in sound:
+            case.fault = QuarantineError("left_out", "curate.train_on is real")
+        sound = []
     _compare(sound, conversations, catalogue, curate, encode)
-    seen = _Seen(curate.near_duplicate, seed)
+    seen = Seen(curate.near_duplicate, seed)
     for case in sound:
         _check_apart(case, seen, curate)
-    kept = [_dialogue(case, catalogue, teacher) for case in cases if case.fault is None]
+    titles = dict(zip(items["item_id"], answer_titles(items, curate.years), strict=True))
+    kept = [_dialogue(case, titles, teacher) for case in cases if case.fault is None]
     rejected = [_rejected(case, case.fault) for case in cases if case.fault]
     counts = Counter(record.reason for record in rejected)
-    train, valid = _split(kept, curate.valid_fraction, seed, counts)
+    train, valid = kept, list[Dialogue]()
+    if curate.train_on != "real":
+        train, valid = _split(kept, curate.valid_fraction, seed, counts)
     verdicts: dict[str, Verdict] = {d.dialogue_id: "train" for d in train}
     verdicts |= {d.dialogue_id: "valid" for d in valid}
     provenance = [
@@ -244,7 +254,9 @@ def curate(
             "seeker_messages": _turn_counts(kept),
             "distinct_items": len({d.item_id for d in kept}),
             "distinct_targets": len({target for d in kept for target in d.targets}),
-            "mean_query_chars": round(sum(_query_length(d) for d in kept) / len(kept), 1),
+            "mean_query_chars": _mean([_query_length(dialogue) for dialogue in kept]),
+            "train_on": curate.train_on,
+            "real": None,  # what `seedtalk.real` adds
         },
     )
 
@@ -274,7 +286,7 @@ def jaccard(left: set[Any], right: set[Any]) -> float:
     return len(left & right) / len(left | right) if left or right else 1.0
 
 
-class _Seen:
+class Seen:
     """Messages kept so far, by their word 3-grams, looked up by MinHash and compared exactly."""
 
     def __init__(self, threshold: float, seed: int) -> None:
@@ -413,32 +425,81 @@ def _compare(
     params: Curate,
     encode: Encode,
 ) -> None:
-    """Measure what each dialogue has in common with the evaluation, titles left out.
+    """Measure what each dialogue has in common with the evaluation."""
+    spoken = [case.turns for case in cases]
+    told = [told_of(case.queries, catalogue) for case in cases]
+    for case, measured in zip(
+        cases,
+        contaminations(spoken, told, conversations, catalogue, params, encode),
+        strict=True,
+    ):
+        case.contamination = measured
+
+
+def contaminations(
+    spoken: Sequence[Sequence[Mapping[str, str]]],
+    told: Sequence[Sequence[str]],
+    conversations: pd.DataFrame,
+    catalogue: Catalogue,
+    params: Curate,
+    encode: Encode,
+) -> list[dict[str, Any]]:
+    """Measure what dialogues have in common with the evaluation, titles left out.
 
     Words: a run of `contamination_ngram` words that a turn of a conversation holds too.
-    Meaning: the highest cosine between the seeker's words here and there, each message by itself
-    and all of them together; texts of fewer than `SEVERAL_WORDS` words are passed over.
+    Meaning: the highest cosine between a dialogue's texts and what the evaluation's seekers
+    say, each message by itself and all of a conversation's together.
+
+    Parameters
+    ----------
+    spoken
+        The turns of each dialogue, of both sides.
+    told
+        The texts of each dialogue that are compared by meaning, see `told_of`.
+    conversations
+        The evaluation's.
+    catalogue, params, encode
+        As of `curate`.
+
+    Returns
+    -------
+    list of dict
+        For each dialogue ``ngram`` and ``cosine``, None where there is none, and the
+        ``conversation`` they are of; for `contaminated`.
     """
     evaluated = _ngrams_of(conversations, catalogue, params.contamination_ngram)
-    nearest: Sequence[tuple[float, str] | None] = [None] * len(cases)
+    nearest: Sequence[tuple[float, str] | None] = [None] * len(spoken)
     if params.contamination_similarity > 0:
         theirs = [
             (text, str(name))
             for name, turns in zip(
                 conversations["conversation_id"], conversations["turns"], strict=True
             )
-            for text in _told([t["text"] for t in turns if t["role"] == "seeker"], catalogue)
+            for text in told_of([t["text"] for t in turns if t["role"] == "seeker"], catalogue)
         ]
-        nearest = _nearest([_told(case.queries, catalogue) for case in cases], theirs, encode)
-    for case, near in zip(cases, nearest, strict=True):
-        masked = [catalogue.mask(turn["text"]) for turn in case.turns]
+        nearest = _nearest(told, theirs, encode)
+    found = []
+    for turns, near in zip(spoken, nearest, strict=True):
+        masked = [catalogue.mask(turn["text"]) for turn in turns]
         shared = {run for text in masked for run in ngrams(text, params.contamination_ngram)}
         run = min(shared & evaluated.keys(), default=None)
-        case.contamination = {
-            "ngram": " ".join(run) if run else None,
-            "cosine": round(near[0], 4) if near else None,
-            "conversation": evaluated[run] if run else near[1] if near else None,
-        }
+        found.append(
+            {
+                "ngram": " ".join(run) if run else None,
+                "cosine": round(near[0], 4) if near else None,
+                "conversation": evaluated[run] if run else near[1] if near else None,
+            }
+        )
+    return found
+
+
+def contaminated(measured: Mapping[str, Any], params: Curate) -> str | None:
+    """Return in what way a dialogue is an evaluation's too, or None where it is not."""
+    if measured["ngram"]:
+        return f"'{measured['ngram']}' is in {measured['conversation']}"
+    if (measured["cosine"] or 0.0) > params.contamination_similarity > 0:
+        return f"says what {measured['conversation']} says, cosine {measured['cosine']:.2f}"
+    return None
 
 
 def _nearest(
@@ -464,24 +525,23 @@ def _nearest(
     return [max((best[text] for text in group), default=None) for group in ours]
 
 
-def _told(texts: Sequence[str], catalogue: Catalogue) -> list[str]:
-    """Return what is compared: every message and all together, a title or several as ``|``."""
+def told_of(texts: Sequence[str], catalogue: Catalogue) -> list[str]:
+    """Return what is compared: all messages together and each, a title or several as ``|``.
+
+    What has fewer than `SEVERAL_WORDS` words is passed over.
+    """
     masked = [" ".join(_LISTED.sub(" | ", catalogue.mask(text)).split()) for text in texts]
     parts = dict.fromkeys([" ".join(masked), *masked])
     return [text for text in parts if len(_words(text)) >= SEVERAL_WORDS]
 
 
-def _check_apart(case: _Case, seen: _Seen, params: Curate) -> None:
+def _check_apart(case: _Case, seen: Seen, params: Curate) -> None:
     """Set the case's fault where an evaluation or an earlier answer says the same."""
-    measured = case.contamination or {}
     near = seen.nearest(case.text)
     if near:
         case.nearest = {"dialogue": near[0], "similarity": round(near[1], 4)}
-    if measured["ngram"]:
-        told = f"'{measured['ngram']}' is in {measured['conversation']}"
-        case.fault = QuarantineError("contaminated", told)
-    elif (measured["cosine"] or 0.0) > params.contamination_similarity > 0:
-        told = f"says what {measured['conversation']} says, cosine {measured['cosine']:.2f}"
+    told = contaminated(case.contamination or {}, params)
+    if told:
         case.fault = QuarantineError("contaminated", told)
     elif near and near[1] >= params.near_duplicate:
         told = f"of {near[0]}, similarity {near[1]:.2f}"
@@ -490,9 +550,9 @@ def _check_apart(case: _Case, seen: _Seen, params: Curate) -> None:
         seen.add(case.grounding.custom_id, case.text)
 
 
-def _dialogue(case: _Case, catalogue: Catalogue, teacher: Mapping[str, Any]) -> Dialogue:
+def _dialogue(case: _Case, shown: Mapping[str, str], teacher: Mapping[str, Any]) -> Dialogue:
     messages = [Message.model_validate(m) for m in context_messages(case.turns)]
-    titles = format_answer([catalogue.display(target) for target in case.targets])
+    titles = format_answer([shown[target] for target in case.targets])
     return Dialogue(
         dialogue_id=case.grounding.custom_id,
         review_id=case.grounding.review_id,
@@ -653,7 +713,7 @@ def _split(
     Items are held out in the order of their own hash until they make up `fraction` of the
     dialogues: other seeds move only the border, so that experiments are validated alike.
     """
-    items = sorted({dialogue.item_id for dialogue in kept}, key=lambda item: _hash(item, seed))
+    items = {dialogue.item_id for dialogue in kept}
     if len(items) < 2:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items())) or "none"
         raise RunError(
@@ -661,14 +721,30 @@ def _split(
             "training and validation need one item each at least: raise select.budget or relax "
             "the curate parameters"
         )
-    sizes = Counter(dialogue.item_id for dialogue in kept)
-    apart: set[str] = set()
-    for item in items[:-1]:  # the last one stays to train on
-        if sum(sizes[held] for held in apart) >= fraction * len(kept):
-            break
-        apart.add(item)
+    apart = held_out([dialogue.item_id for dialogue in kept], fraction, seed)
     train = [dialogue for dialogue in kept if dialogue.item_id not in apart]
     return train, [dialogue for dialogue in kept if dialogue.item_id in apart]
+
+
+def held_out(groups: Sequence[str], fraction: float, seed: int) -> set[str]:
+    """Return the groups that make up the validation part, in the order of their own hash.
+
+    Parameters
+    ----------
+    groups
+        The group of each dialogue.
+    fraction
+        Of the dialogues, reached with as few groups as the order gives; one group always stays.
+    seed
+        Of the order.
+    """
+    sizes = Counter(groups)
+    apart: set[str] = set()
+    for group in sorted(sizes, key=lambda name: _hash(name, seed))[:-1]:
+        if sum(sizes[held] for held in apart) >= fraction * len(groups):
+            break
+        apart.add(group)
+    return apart
 
 
 def _hash(item: str, seed: int) -> float:
@@ -688,6 +764,10 @@ def _body(line: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _mean(numbers: Sequence[int]) -> float | None:
+    return round(sum(numbers) / len(numbers), 1) if numbers else None
 
 
 def _query_length(dialogue: Dialogue) -> int:

@@ -200,6 +200,7 @@ def _load(source: str, cache_dir: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     from seedtalk.students import loading
+    from seedtalk.students.kernels import speed_up
 
     folder = Path(source)
     if not folder.is_dir() and (
@@ -221,7 +222,7 @@ def _load(source: str, cache_dir: Path) -> tuple[Any, Any]:
             f"embed.encoder: cannot read '{source}' ({str(error).splitlines()[0]}); an encoder "
             "is a folder with config.json, tokenizer and safetensors, or a model id of the hub"
         ) from error
-    return model.to(loading.device()).eval(), tokenizer
+    return speed_up(model.to(loading.device()).eval()), tokenizer
 
 
 def _check_modules(source: str) -> None:

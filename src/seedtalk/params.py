@@ -31,6 +31,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # what NumPy, scikit-learn and
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 Tuning = Literal["zero-shot", "lora", "full"]
+Part = Literal["movielens", "imdb", "rt", "amazon2023", "redial", "inspired"]
+Years = Literal["always", "ambiguous"]
 Method = Literal["js", "fisher", "hybrid", "kcenter", "facility", "random", "popularity"]
 
 
@@ -43,9 +45,13 @@ class Group(BaseModel):
 class Ingest(Group):
     """Where the domain comes from and what is kept of it."""
 
-    source: Literal["quickstart", "jsonl"]
+    source: Literal["quickstart", "jsonl", "corpora"]
     path: Path
     linking: Literal["strict", "balanced"]
+    parts: tuple[Part, ...]
+    ratings: tuple[Part, ...]
+    conversations: tuple[str, ...]
+    catalogue: Literal["all", "conversations"]
     min_item_ratings: Count
     min_reviewed_item_ratings: Count
     min_review_chars: Count
@@ -96,6 +102,7 @@ class Prompt(Group):
 
     grounding: Literal["review", "none"]
     targets: Literal["collaborative", "teacher", "both"]
+    neighbours: Literal["interactions", "metadata", "both"]
     turns: Positive
     recommendations: Positive
     liked: Count
@@ -155,6 +162,10 @@ class Curate(Group):
     encoder: str
     contamination_similarity: Share
     valid_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+    years: Years
+    train_on: Literal["synthetic", "real", "both"]
+    real: str
+    real_conversations: Count
 
 
 class Finetune(Group):
@@ -171,7 +182,9 @@ class Finetune(Group):
     lora_alpha: Positive
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     lora_layers: Count
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
+    gradient_checkpointing: bool
+    packing: bool
     evaluations: Positive
     patience: Positive
 
@@ -180,6 +193,11 @@ class Evaluate(Group):
     """How a recommender is scored."""
 
     candidates: Count
+    decoding: Literal["exact", "beam", "free"]
+    beam: Count
+    depth: Positive
+    pool: Count
+    popularity_correction: Share
     score: Literal["mean", "sum"]
     max_conversations: Count
     cutoffs: Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -191,6 +209,21 @@ class Baseline(Group):
 
     encoder: str
     neighbours: Positive
+
+
+class Blend(Group):
+    """Weights of the student's score and of the domain's signals beside it."""
+
+    student: float
+    popularity: float
+    recency: float
+    year: float
+    item_item: float
+    factors: float
+    content: float
+    metadata: float
+    reviews: float
+    bm25: float
 
 
 class Report(Group):
@@ -227,6 +260,7 @@ class Params(Group):
     finetune: Finetune
     evaluate: Evaluate
     baseline: Baseline
+    blend: Blend
     report: Report
     register_: Register = Field(alias="register")  # BaseModel's metaclass owns the bare name
 
@@ -236,6 +270,12 @@ class Params(Group):
             raise ValueError(
                 f"evaluate.cutoffs: {max(self.evaluate.cutoffs)} is over evaluate.candidates "
                 f"({self.evaluate.candidates}); lower the cutoff or raise the candidates"
+            )
+        shortened = self.evaluate.decoding != "exact" or not self.evaluate.candidates
+        if shortened and max(self.evaluate.cutoffs) > self.evaluate.depth:
+            raise ValueError(
+                f"evaluate.cutoffs: {max(self.evaluate.cutoffs)} is over evaluate.depth "
+                f"({self.evaluate.depth}), the items that are ranked"
             )
         metrics = {f"{m}@{k}" for m in ("recall", "ndcg") for k in self.evaluate.cutoffs} | {"mrr"}
         for place, name in (
@@ -252,6 +292,17 @@ class Params(Group):
         ):
             if name not in self.models:
                 raise ValueError(f"{place}: '{name}' is no name in models {sorted(self.models)}")
+        if self.curate.train_on != "synthetic":
+            if not self.curate.real:
+                raise ValueError(
+                    f"curate.real: curate.train_on={self.curate.train_on} needs the name of the "
+                    "conversations to learn from"
+                )
+            if self.curate.real in self.benchmarks:
+                raise ValueError(
+                    f"curate.real: '{self.curate.real}' is one of the benchmarks, so the student "
+                    "would be scored on what it has learnt; name other conversations"
+                )
         if self.prompt.grounding == "none" and self.prompt.targets != "teacher":
             raise ValueError(
                 "prompt.targets: without grounding only the teacher can name targets; "

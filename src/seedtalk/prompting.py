@@ -27,6 +27,7 @@ from seedtalk.texts import visible
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 URL = "/v1/chat/completions"
 SHRINKAGE = 10.0  # common likes at which a similarity counts half
@@ -220,6 +221,8 @@ class CoLikes:
         self._by_user = matrix
         self._by_item = matrix.tocsc()
         self._likes = np.asarray(matrix.sum(axis=0)).ravel()
+        self.counts = np.diff(matrix.indptr)  # items each user likes
+        self.user_lots, self.item_lots = lots(list(self.users)), lots(self.items)
         self._similar = functools.lru_cache(maxsize=KEPT)(self._similarities)
 
     def fans(self, item: int) -> np.ndarray:
@@ -247,19 +250,89 @@ class CoLikes:
         return shrunk
 
 
+class Shared:
+    """How alike two items are by what their metadata tells of them (`content.content_vectors`)."""
+
+    def __init__(self, items: pd.DataFrame) -> None:
+        from seedtalk.content import content_vectors
+
+        self._vectors = content_vectors(items)
+        self._similar = functools.lru_cache(maxsize=KEPT)(self._similarities)
+
+    def similar(self, item: int) -> np.ndarray:
+        """Return the cosine of every row of the items to one; zero for the item itself."""
+        return self._similar(item)
+
+    def _similarities(self, item: int) -> np.ndarray:
+        cosine: np.ndarray = (self._vectors @ self._vectors[[item]].T).toarray().ravel()
+        cosine[item] = 0.0
+        return cosine
+
+
+def neighbours(
+    shared: Shared,
+    likes: CoLikes,
+    item: str,
+    key: str,
+    *,
+    liked: int,
+    recommendations: int,
+    likes_too: bool,
+) -> tuple[list[str], list[str]]:
+    """Return films a seeker names and recommendations that the metadata supports.
+
+    The item's surroundings by people, series, keywords and genres are drawn from, by `key`: the
+    films named, and as targets the item and what is nearest to it and to the films named.
+
+    Parameters
+    ----------
+    shared, likes
+        Of the same items.
+    item, key, liked, recommendations
+        As for `taste`.
+    likes_too
+        Whether the similarity by likes counts as much as that by metadata.
+
+    Returns
+    -------
+    (liked, targets)
+        Item ids without a common one; `targets` begins with `item`.
+    """
+
+    def similar(row: int) -> np.ndarray:
+        return shared.similar(row) + likes.similar(row) if likes_too else shared.similar(row)
+
+    row = likes.row[item]
+    near = np.argsort(-similar(row), kind="stable")[: POOL * (liked + recommendations)]
+    near = near[similar(row)[near] > 0]
+    named = near[lowest(likes.item_lots[near], liked, "liked", key)].tolist()
+    joint = similar(row) + sum(similar(other) for other in named) / max(1, len(named))
+    taken = {row, *named}
+    rest = [
+        r for r in np.argsort(-joint, kind="stable").tolist() if joint[r] > 0 and r not in taken
+    ]
+    return (
+        [likes.items[r] for r in named],
+        [likes.items[r] for r in [row, *rest][:recommendations]],
+    )
+
+
 def taste(
     likes: CoLikes, item: str, key: str, *, liked: int, recommendations: int
 ) -> tuple[list[str], list[str]]:
     """Return the films a seeker names and the recommendations the data supports.
 
-    One user who likes the seed item is drawn, by `key`, so that seeds of one item differ.
-    The films named are drawn from that user's likes nearest to the item; the targets are the
-    item, then the user's further likes by their summed similarity to the item and the films
-    named. So every dialogue is a slice of one real person's taste, and the ranking keeps of it
-    what many people share: the student sees (films named -> films also liked) pairs of the very
-    kind it is asked for. The item's nearest neighbours alone would tell it nothing about the
-    films named, and a random part of the further likes is mostly noise. Where the user has no
-    further likes the catalogue's nearest fill up; where nobody likes the item it stands alone.
+    One user who likes the seed item is drawn, by `key`, so that seeds of one item differ. The
+    films named are drawn from that user's likes nearest to the item; the targets are the item,
+    then the user's further likes by their summed similarity to the item and the films named. A
+    like that is added changes a draw only where it is drawn itself (see `lowest`), and the order
+    of the targets where it moves the similarities past each other.
+
+    So every dialogue is a slice of one real person's taste, and the ranking keeps of it what many
+    people share: the student sees (films named -> films also liked) pairs of the very kind it is
+    asked for. The item's nearest neighbours alone would tell it nothing about the films named,
+    and a random part of the further likes is mostly noise. Where the user has no further likes
+    the catalogue's nearest fill up; where nobody likes the item it stands alone.
 
     Parameters
     ----------
@@ -277,18 +350,18 @@ def taste(
     (liked, targets)
         Item ids without a common one; `targets` begins with `item`.
     """
-    rng = rng_of("taste", key)
     row = likes.row[item]
     fans = likes.fans(row)
     if not len(fans):
         return [], [item]
     needed = liked + recommendations  # the item itself is one of the recommendations
-    rich = [fan for fan in fans if len(likes.likes(fan)) >= needed]
-    user = int(rng.choice(rich or fans))
+    rich = fans[likes.counts[fans] >= needed]
+    fans = rich if len(rich) else fans
+    user = int(fans[lowest(likes.user_lots[fans], 1, "taste", key)[0]])
     own = likes.likes(user)
     own = own[own != row]
     near = own[np.argsort(-likes.similar(row)[own], kind="stable")][: POOL * needed]
-    named = rng.choice(near, size=min(liked, len(near)), replace=False).tolist()
+    named = near[lowest(likes.item_lots[near], liked, "liked", key)].tolist()
     joint = likes.similar(row) + sum(likes.similar(other) for other in named)
     taken = {row, *named}
     further = [r for r in own[np.argsort(-joint[own], kind="stable")].tolist() if r not in taken]
@@ -346,6 +419,11 @@ def build(
     metadata: dict[str, dict[Any, Any]] = {row["item_id"]: row for row in rows}
     _check(seeds, texts, metadata)
     likes = CoLikes(interactions, list(items["item_id"]))
+    draw = functools.partial(taste, likes)
+    if prompt.neighbours != "interactions":
+        draw = functools.partial(
+            neighbours, Shared(items), likes, likes_too=prompt.neighbours == "both"
+        )
     requests, groundings = [], []
     for seed in seeds:
         rng = rng_of("prompt", seed.review_id)
@@ -365,8 +443,7 @@ def build(
         liked: list[str] = []
         targets: list[str] = []
         if grounded:
-            liked, targets = taste(
-                likes,
+            liked, targets = draw(
                 seed.item_id,
                 seed.review_id,
                 liked=prompt.liked,
@@ -375,7 +452,7 @@ def build(
             if prompt.targets == "teacher":
                 targets = []
             others = [r for r in by_item[seed.item_id] if r != seed.review_id]
-            chosen = rng.permutation(len(others))[: prompt.reviews]
+            chosen = lowest(lots(others), prompt.reviews, "reviews", seed.review_id)
             told |= {
                 "item": _item_block(metadata[seed.item_id]),
                 "review": _review(texts[seed.review_id], seed, prompt.max_review_chars),
@@ -443,11 +520,10 @@ def render(template: Template, values: Mapping[str, Any], path: Path) -> list[di
     """
     from jinja2 import TemplateError
 
-    environment = _environment()
     messages = []
     for role, text in (("system", template.system), ("user", template.user)):
         try:
-            content = environment.from_string(text).render(values)
+            content = _compiled(text).render(values)
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             known = ", ".join(sorted(values))
             raise InputError(f"{path}: {role} part: {error}; it may use {known}") from error
@@ -467,6 +543,38 @@ def custom_id(review_id: str) -> str:
         return safe
     mark = hashlib.sha256(review_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{safe[: ID_LENGTH - 13]}-{mark}"
+
+
+def lots(names: Sequence[str]) -> NDArray[np.uint64]:
+    """Return a number for each name, by the name alone, that `lowest` draws by."""
+    hashes = (hashlib.blake2b(n.encode("utf-8", "surrogatepass"), digest_size=8) for n in names)
+    return np.frombuffer(b"".join(one.digest() for one in hashes), dtype="<u8").astype(np.uint64)
+
+
+def lowest(candidates: NDArray[np.uint64], count: int, *key: str) -> NDArray[np.int64]:
+    """Draw `count` of the candidates, without replacement, by `key`; all where there are fewer.
+
+    Rendezvous hashing: every candidate's lot is mixed with the key alone (the finaliser of
+    splitmix64, a bijection), and the lowest are drawn. So a candidate that is added or goes
+    changes the draw only where it is itself among the lowest.
+
+    Parameters
+    ----------
+    candidates
+        (n,) their `lots`.
+    count
+        How many to draw.
+    *key
+        What the draw is for.
+
+    Returns
+    -------
+    (min(n, count),) positions, in order of the mixed lots.
+    """
+    mixed = candidates ^ np.uint64(int(sha256_text(key)[:16], 16))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")[:count]
 
 
 def rng_of(*parts: str) -> np.random.Generator:
@@ -534,6 +642,11 @@ def _read(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(text: str) -> Any:
+    return _environment().from_string(text)
 
 
 def _environment() -> Any:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,20 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from seedtalk.errors import InputError, at
+from seedtalk.lines import read_json as read_json
+from seedtalk.lines import read_json_lines as read_json_lines
+
+SIGNALS = (
+    "popularity",
+    "recency",
+    "year",
+    "item_item",
+    "factors",
+    "content",
+    "metadata",
+    "reviews",
+    "bm25",
+)
 
 ITEMS = pa.schema(
     [
@@ -81,6 +96,28 @@ PREDICTIONS = pa.schema(
         pa.field("ranking", pa.list_(pa.string()), nullable=False),  # every candidate, best first
     ]
 )
+# What the domain's own signals say of every candidate of a query (stage baseline).
+PRIORS = pa.schema(
+    [
+        pa.field("conversation_id", pa.string(), nullable=False),
+        pa.field("query", pa.int32(), nullable=False),
+        pa.field("candidates", pa.list_(pa.string()), nullable=False),  # `Query.candidates`
+        *(
+            pa.field(name, pa.list_(pa.float32()), nullable=False)  # one value a candidate
+            for name in SIGNALS
+        ),
+    ]
+)
+# What a student says of the items it was asked for or came up with (stage evaluate).
+POOLS = pa.schema(
+    [
+        pa.field("system", pa.string(), nullable=False),
+        pa.field("conversation_id", pa.string(), nullable=False),
+        pa.field("query", pa.int32(), nullable=False),
+        pa.field("items", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float64()), nullable=False),  # higher is likelier
+    ]
+)
 
 SORT_KEYS = {
     "items": ["item_id"],
@@ -88,6 +125,8 @@ SORT_KEYS = {
     "interactions": ["user_id", "item_id"],
     "conversations": ["benchmark", "conversation_id"],
     "predictions": ["system", "conversation_id", "query"],
+    "priors": ["conversation_id", "query"],
+    "pools": ["system", "conversation_id", "query"],
 }
 SCHEMAS = {
     "items": ITEMS,
@@ -95,9 +134,13 @@ SCHEMAS = {
     "interactions": INTERACTIONS,
     "conversations": CONVERSATIONS,
     "predictions": PREDICTIONS,
+    "priors": PRIORS,
+    "pools": POOLS,
 }
 
-Table = Literal["items", "reviews", "interactions", "conversations", "predictions"]
+Table = Literal[
+    "items", "reviews", "interactions", "conversations", "predictions", "priors", "pools"
+]
 
 
 class Record(BaseModel):
@@ -185,6 +228,23 @@ def display_title(title: str, year: int | None) -> str:
     return title if year is None or pd.isna(year) else f"{title} ({int(year)})"
 
 
+def answer_titles(items: pd.DataFrame, years: Literal["always", "ambiguous"]) -> list[str]:
+    """Return the title of each row of `ITEMS` as a student writes it in an answer.
+
+    With `years` ``ambiguous`` the year stands only where another item has the same title, case
+    aside: half of a short title's tokens are its year's.
+    """
+    shown = [display_title(*pair) for pair in zip(items["title"], items["year"], strict=True)]
+    if years == "always":
+        return shown
+    plain = [" ".join(str(title).split()) for title in items["title"]]
+    counts = Counter(title.casefold() for title in plain)
+    return [
+        full if counts[title.casefold()] > 1 else title
+        for title, full in zip(plain, shown, strict=True)
+    ]
+
+
 @contextmanager
 def atomic_file(path: Path, mode: str = "w") -> Generator[IO[Any], None, None]:
     """Open a temporary neighbour of `path` and move it there once the block ends well."""
@@ -261,43 +321,6 @@ def write_jsonl(path: Path, rows: Iterable[Record | dict[str, Any]]) -> None:
             file.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json_lines(path: Path) -> Generator[tuple[int, Any], None, None]:
-    """Yield (line number from 1, parsed value) of every line that is not blank.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read, or a line is not UTF-8, not JSON or nested too deeply;
-        names file and row.
-    """
-    for number, raw in enumerate(_raw_lines(path), start=1):
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if not raw.strip():
-            continue
-        try:
-            yield number, json.loads(raw.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{at(path, number)}: not UTF-8 at byte {error.start} of the line; "
-                "save the file as UTF-8"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise InputError(f"{at(path, number)}: not JSON ({error.msg})") from error
-        except RecursionError as error:
-            raise InputError(
-                f"{at(path, number)}: JSON nested too deeply to be read; flatten it or drop the row"
-            ) from error
-
-
-def _raw_lines(path: Path) -> Generator[bytes, None, None]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def read_jsonl(path: Path, model: type[R]) -> list[R]:
     """Read a JSON-lines file of one kind of record.
 
@@ -323,22 +346,6 @@ def write_json(path: Path, value: Any) -> None:
     with atomic_file(path) as file:
         json.dump(value, file, ensure_ascii=False, allow_nan=False, indent=2)
         file.write("\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read one JSON document.
-
-    Raises
-    ------
-    InputError
-        When it cannot be read or is not UTF-8 JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON document ({error})") from error
 
 
 def sha256_file(path: Path) -> str:

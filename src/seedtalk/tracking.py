@@ -12,17 +12,20 @@ import math
 import os
 import re
 import subprocess
+import tempfile
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Protocol
 
 import click
 
 from seedtalk.errors import InputError, RunError
-from seedtalk.params import Params, Register
+from seedtalk.params import Params, Register, Years
 from seedtalk.records import read_json, sha256_file, sha256_text
 
 EXPERIMENT, TRACES = "seedtalk", "seedtalk-teacher"
@@ -41,7 +44,12 @@ PROBES = (
         {"role": "user", "content": "Seen it. Another one?"},
     ],
 )
-SERVED_WITH = ("torch", "transformers", "accelerate")  # to serve a registered student
+LOADER = "seedtalk.recommender"  # a name: what trains and asks needs no code of what serves
+RECOMMENDER = "recommender"  # folder of a version's data
+SERVED_WITH = (  # what seedtalk.recommender imports; a test holds the two together
+    "click", "jinja2", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "rapidfuzz",
+    "safetensors", "torch", "transformers",
+)  # fmt: skip
 
 
 class Run:
@@ -258,6 +266,15 @@ def _complaints() -> Generator[list[str], None, None]:
         log.propagate = before[1]
 
 
+class Save(Protocol):
+    """Writes what is registered into an empty folder; see `recommender.save_recommender`."""
+
+    def __call__(
+        self, folder: Path, student: Path, items: Path, *, years: Years, cache_dir: Path
+    ) -> None:
+        """Write the merged `student` and the catalogue of `items` into `folder`."""
+
+
 @dataclass(frozen=True)
 class Synced:
     """What `sync` added to the store."""
@@ -266,7 +283,7 @@ class Synced:
     registered: dict[str, Any] | None  # the verdict of `register`, where it had to be repeated
 
 
-def sync(root: Path, params: Params, cache_dir: Path) -> Synced:
+def sync(root: Path, params: Params, cache_dir: Path, save: Save) -> Synced:
     """Bring MLflow up to date with the workspace.
 
     A stage that DVC takes from its run cache makes no run and registers nothing. Every student
@@ -283,6 +300,8 @@ def sync(root: Path, params: Params, cache_dir: Path) -> Synced:
         Logged with the runs; the group ``register`` says what is registered.
     cache_dir
         As for `students.loading.load_student`.
+    save
+        As for `register`.
 
     Raises
     ------
@@ -291,7 +310,7 @@ def sync(root: Path, params: Params, cache_dir: Path) -> Synced:
     RunError
         When the store does not answer.
     """
-    return Synced(_sync_runs(root, params), _sync_champion(root, params.register_, cache_dir))
+    return Synced(_sync_runs(root, params), _sync_champion(root, params, cache_dir, save))
 
 
 def _sync_runs(root: Path, params: Params) -> int:
@@ -332,13 +351,17 @@ def _log_new(run_id: str, logged: Mapping[str, float], values: Mapping[str, floa
     Run(_client(), run_id).metrics(new)
 
 
-def _sync_champion(root: Path, options: Register, cache_dir: Path) -> dict[str, Any] | None:
+def _sync_champion(
+    root: Path, params: Params, cache_dir: Path, save: Save
+) -> dict[str, Any] | None:
     """Register the student again if it is said to hold the alias and none does."""
+    options = params.register_
     path = root / "results" / "registry.json"
     folder = root / "models" / options.student
     evaluation = root / "results" / "eval" / f"{options.student}-{options.benchmark}.json"
     # A run that is incomplete, or of other parameters, is for `dvc repro` to mend.
-    if not all(part.is_file() for part in (path, folder / "student.json", evaluation)):
+    items = root / "artifacts" / "items.parquet"
+    if not all(part.is_file() for part in (path, folder / "student.json", evaluation, items)):
         return None
     told = read_json(path)
     if not isinstance(told, dict):
@@ -350,7 +373,10 @@ def _sync_champion(root: Path, options: Register, cache_dir: Path) -> dict[str, 
         _experiment(root)
         if _holder(_client(), options.model, options.alias) is not None:
             return None
-    return register(root, folder, evaluation, options, cache_dir=cache_dir)
+    return register(
+        root, folder, evaluation, options,
+        items=items, years=params.curate.years, save=save, cache_dir=cache_dir,
+    )  # fmt: skip
 
 
 def student_digest(folder: Path) -> str:
@@ -362,14 +388,23 @@ def student_digest(folder: Path) -> str:
 
 
 def register(
-    root: Path, folder: Path, evaluation: Path, options: Register, *, cache_dir: Path
+    root: Path,
+    folder: Path,
+    evaluation: Path,
+    options: Register,
+    *,
+    items: Path,
+    years: Years,
+    save: Save,
+    cache_dir: Path,
 ) -> dict[str, Any]:
     """Register a student and move the alias to it if it passes the gate.
 
-    The merged student becomes a version of the registered model, once: the same weights are the
-    same version. The gate has two parts. Read back from the registry the version must give the
-    student's logits; and its metric must not be worse than that of the alias's holder on the
-    same queries. What is not comparable does not pass.
+    The merged student with its catalogue becomes a version of the registered model, once: the
+    same weights and titles are the same version. It answers chat requests through
+    ``mlflow models serve`` (`seedtalk.recommender`). The gate has two parts. Read back from the
+    registry the version must give the student's logits; and its metric must not be worse than
+    that of the alias's holder on the same queries. What is not comparable does not pass.
 
     Parameters
     ----------
@@ -381,6 +416,11 @@ def register(
         Its scores on the benchmark, ``results/eval/<student>-<tuning>-<benchmark>.json``.
     options
         The group ``register`` of the parameters.
+    items, years
+        The catalogue, ``artifacts/items.parquet``, and ``curate.years``: what the served student
+        answers with.
+    save
+        `recommender.save_recommender`.
     cache_dir
         As for `students.loading.load_student`.
 
@@ -394,18 +434,20 @@ def register(
     Raises
     ------
     InputError
-        When the student or its score is missing.
+        When the student, its score or the catalogue is missing.
     RunError
         When the store does not answer.
     """
     value, queries = _score(evaluation, options)
-    digest = student_digest(folder)
+    digest = sha256_text([student_digest(folder), sha256_file(items), years])
     with _answering():
         _, experiment = _experiment(root)
         client = _client()
         version = _version_of(client, options.model, digest)
         if version is None:
-            version = _log_version(root, experiment, folder, digest, options, cache_dir)
+            version = _log_version(
+                root, experiment, folder, digest, options, items, years, save, cache_dir
+            )
         same_logits = _reloads(folder, options.model, version, cache_dir)
         holder = _holder(client, options.model, options.alias)
         reload_gate = {
@@ -458,10 +500,7 @@ def champion(root: Path, model: str, alias: str) -> Path:
                 f"the registry has no {model}@{alias}: run `seedtalk sync`; if there is none "
                 "after it, `dvc repro -sf register` puts a student up"
             )
-        import mlflow
-
-        local = mlflow.artifacts.download_artifacts(f"models:/{model}/{holder.version}")
-    return Path(local)
+        return _downloaded(model, str(holder.version))
 
 
 def _plain(name: str) -> str:
@@ -659,19 +698,34 @@ def _version_of(client: Any, model: str, digest: str) -> str | None:
 
 
 def _log_version(
-    root: Path, experiment: str, folder: Path, digest: str, options: Register, cache_dir: Path
+    root: Path,
+    experiment: str,
+    folder: Path,
+    digest: str,
+    options: Register,
+    items: Path,
+    years: Years,
+    save: Save,
+    cache_dir: Path,
 ) -> str:
-    """Log the merged student as a new version: one model, no adapter whose base may move."""
-    import mlflow.transformers
+    """Log the recommender as a new version: merged weights, no adapter whose base may move."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, Array
 
-    from seedtalk.students.loading import load_student, quiet, read_manifest
+    import seedtalk
+    from seedtalk.students.loading import quiet
 
+    request = [
+        ColSpec(Array(AnyType()), "messages"),  # `recommender` says what is wrong with one
+        ColSpec(DataType.long, "titles", required=False),
+        ColSpec(Array(DataType.string), "exclude", required=False),
+    ]
     run_id = _run_of(experiment, folder)
-    model, tokenizer = load_student(folder, cache_dir=cache_dir)
-    # MLflow records the name: what the student came from, not where it lies here. The spaces
-    # keep it from being taken for a hub id, whose card MLflow would try to fetch.
-    model.name_or_path = tokenizer.name_or_path = f"student of {read_manifest(folder).base}"
     with (
+        warnings.catch_warnings(),
+        tempfile.TemporaryDirectory(dir=cache_dir) as scratch,
         mlflow.start_run(
             run_id=run_id,
             experiment_id=experiment,
@@ -680,11 +734,21 @@ def _log_version(
         ),
         quiet(),
     ):
-        logged = mlflow.transformers.log_model(
-            transformers_model={"model": model, "tokenizer": tokenizer},
+        warnings.simplefilter("ignore", UserWarning)  # of no example: it would run the student
+        whole = Path(scratch) / RECOMMENDER
+        whole.mkdir()
+        save(whole, folder, items, years=years, cache_dir=cache_dir)
+        logged = mlflow.pyfunc.log_model(
             name="student",
-            task="llm/v1/chat",
-            pip_requirements=list(SERVED_WITH),
+            loader_module=LOADER,  # its `_load_pyfunc`; nothing is pickled
+            data_path=str(whole),
+            code_paths=[str(Path(seedtalk.__file__).parent)],
+            signature=ModelSignature(inputs=Schema(request)),
+            # Without the build (torch's "+cpu"), which no registry but torch's own knows.
+            pip_requirements=[
+                f"{name}=={installed(name).partition('+')[0]}" for name in SERVED_WITH
+            ],
+            metadata={"task": "llm/v1/chat"},
         )
     client = _client()
     if not client.search_registered_models(f"name = '{options.model}'"):
@@ -699,18 +763,63 @@ def _log_version(
     return str(made.version)
 
 
+class Served:
+    """What ``mlflow models serve`` asks: a request, or a table with one in each row.
+
+    Parameters
+    ----------
+    complete
+        Answers one request, `recommender.Recommender.complete`.
+    """
+
+    def __init__(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._complete = complete
+
+    def predict(self, data: Any, params: Any = None) -> Any:
+        """Return a chat completion for a request of one, a list of them for a table of more."""
+        from mlflow.exceptions import MlflowException
+
+        rows = data.to_dict("records") if hasattr(data, "to_dict") else [data]
+        try:
+            answers = [self._complete(_request(row)) for row in rows]
+        except InputError as error:
+            raise MlflowException.invalid_parameter_value(error.message) from error
+        return answers[0] if len(answers) == 1 else answers
+
+
+def _request(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of MLflow's table as the plain lists and numbers it was sent as."""
+    import numpy as np
+
+    plain = {
+        name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        for name, value in row.items()
+    }
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _downloaded(model: str, version: str) -> Path:
+    """Return a local folder with the student of a version, for `load_student`."""
+    import mlflow
+
+    local = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{version}"))
+    inside = local / "data" / RECOMMENDER / "student"
+    if not inside.is_dir():
+        raise InputError(
+            f"version {version} of {model} holds no student that seedtalk has registered; "
+            "`dvc repro -sf register` puts one up"
+        )
+    return inside
+
+
 def _reloads(folder: Path, model: str, version: str, cache_dir: Path) -> bool:
     """Return whether the version read back gives the student's logits."""
-    import mlflow.transformers
     import torch
 
-    from seedtalk.students.loading import load_student, quiet
+    from seedtalk.students.loading import load_student
 
-    uri = f"models:/{model}/{version}"
     expected = _logits(*load_student(folder, cache_dir=cache_dir))
-    with quiet():
-        back = mlflow.transformers.load_model(uri, return_type="components")
-    found = _logits(back["model"].eval(), back["tokenizer"])
+    found = _logits(*load_student(_downloaded(model, version), cache_dir=cache_dir))
     return all(
         one.shape == other.shape
         and torch.allclose(one, other, rtol=0.0, atol=TOLERANCE * float(one.abs().max()))

@@ -916,6 +916,57 @@ def test_an_endpoint_that_sends_callers_on_is_bad_input_and_gets_no_second_look(
     assert rows_of(tmp_path) == [] and server.created == 0
 
 
+def deep(depth):
+    return b"[" * depth + b"]" * depth
+
+
+DEEP = {
+    "a field": lambda depth: mangled(lambda raw: b'{"x": ' + deep(depth) + b"," + raw[1:]),
+    "the whole": lambda depth: mangled(lambda raw: deep(depth)),
+    "an error": lambda depth: instead(say(500, deep(depth))),
+    "an error's code": lambda depth: instead(say(500, b'{"error":{"code":' + deep(depth) + b"}}")),
+    "an error's type": lambda depth: instead(say(503, b'{"error":{"type":' + deep(depth) + b"}}")),
+}
+
+
+@pytest.mark.parametrize("depth", [60, 150, 500, 900, 960, 5000])
+@pytest.mark.parametrize("fault", DEEP.values(), ids=DEEP)
+@pytest.mark.parametrize(
+    "route", ["POST /files", "POST /batches", "GET /batches", "GET /batches/id"]
+)
+def test_a_reply_nested_deeply_costs_nothing_twice(server, tmp_path, route, fault, depth):
+    server.faults = {"POST /batches": [lost_reply]} if route == "GET /batches" else {}
+    server.faults[route] = [fault(depth)]
+    _, summary = ask(server, tmp_path, requests(2))
+    assert summary["answered"] == 2 and server.created == 1 and set(server.paid.values()) == {1}
+
+
+@pytest.mark.parametrize("depth", [90, 150, 500, 900, 960, 5000])
+@pytest.mark.parametrize("where", ["score", "error", "code"])
+def test_a_result_nested_deeply_is_a_bad_line_at_any_depth(server, tmp_path, where, depth):
+    """In a response, in the error beside one, and in an error in its place."""
+
+    def change(raw):
+        lines = raw.splitlines(keepends=True)
+        head, within = lines[0][:-2], deep(depth - 10)
+        told = {
+            "score": lines[0].replace(b'"choices"', b'"score": ' + within + b', "choices"', 1),
+            "error": head.replace(b'"error": null', b'"error": ' + within) + b"}\n",
+            "code": head.replace(b', "error": null', b"").replace(
+                b'"response": {', b'"error": {"code": ' + within + b'}, "r": {'
+            )
+            + b"}\n",
+        }
+        return b"".join([told[where], *lines[1:]])
+
+    server.faults = {"GET /files/id/content": [mangled(change)]}
+    _, summary = ask(server, tmp_path, requests(3), attempts=2)
+    assert summary["answered"] == 3 and len(server.paid) == 3
+    # What can be read needs no second download; an error in a response's place is asked again.
+    again = server.calls["GET /files/id/content"]
+    assert again == (2 if depth > 90 or where == "code" else 1)
+
+
 # Kills
 
 
@@ -1034,6 +1085,51 @@ def test_kill_9_within_the_run_never_makes_a_second_batch(server, tmp_path, prog
     lines, _ = ask(server, tmp_path / ".cache", requests(5), max_calls=5)
     assert server.created == 1 and set(server.paid.values()) == {1}
     assert lines == uninterrupted(server, tmp_path, 5)
+
+
+# Dies where the results lie on the disk, half of them read.
+DIES_WHILE_READING = """
+import os, runpy, signal, sys
+from seedtalk.teacher import batch_results
+read = batch_results.read_result
+def die(line, left=[2]):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(line)
+batch_results.read_result = die
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def test_kill_9_while_results_are_read_leaves_no_key_on_the_disk(server, tmp_path, monkeypatch):
+    key = "gQ_0123456789abcdefghijklmnop"
+    escaped = "".join(f"\\u{ord(char):04x}" for char in key)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server.plan = {"q0": [answered(f"you sent {key} or {escaped}")], "q3": [answered(key)]}
+    script = ["-c", DIES_WHILE_READING, str(domain.ROOT / "stages" / "generate.py")]
+    process = start(server, tmp_path, 4, script, repair=False)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL, said
+    (results,) = (tmp_path / ".cache" / "ledger.sqlite.batches").glob("*.output.jsonl")
+    assert results.read_bytes().count(b"***") == 3
+    for path in tmp_path.rglob("*"):
+        told = b"" if path.is_dir() else path.read_bytes()
+        assert key.encode() not in told and escaped.encode() not in told, path
+    lines, _ = ask(server, tmp_path / ".cache", requests(4), repair=False)
+    assert contents(lines)[0] == "you sent *** or ***" and server.created == 1
+
+
+def test_a_line_without_an_end_is_neither_held_nor_kept(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("seedtalk.teacher.batch_lines.MOST_LINE", 1000)
+    server.faults = {
+        "GET /files/id/content": [mangled(lambda raw: raw + b"x" * 300_000 + KEY.encode())] * 2
+    }
+    _, summary = ask(server, tmp_path, requests(3), attempts=2)
+    assert summary["answered"] == 3 and server.created == 1
+    assert "1 lines could not be read" in capsys.readouterr().err
+    (aside,) = (tmp_path / "ledger.sqlite.batches").iterdir()
+    assert aside.read_bytes() == b"a line of %d bytes was left out" % (300_000 + len(KEY))
 
 
 def test_an_interrupt_leaves_the_batch_running_and_says_how_to_go_on(server, tmp_path):

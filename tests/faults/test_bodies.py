@@ -40,6 +40,11 @@ def asking(count, response_format):
 
 # Bodies
 
+
+def nested(depth, kind=b"[]"):
+    return kind[:1] * depth + kind[1:] * depth
+
+
 BODIES = {
     "nothing": b"",
     "blanks": b"  \r\n ",
@@ -62,6 +67,9 @@ BODIES = {
         b'score": 1', b'score": ' + b"1" * 5000
     ),
     "deep": b'{"choices":' + b"[" * 100_000,
+    "deep within an answer": completion(score=1).replace(b'score": 1', b'score": ' + nested(3000)),
+    "too deep to be written": completion(score=1).replace(b'score": 1', b'score": ' + nested(900)),
+    "deep and half a pair": completion(r"\ud83d", score=1).replace(b": 1", b": " + nested(900)),
     "bytes": bytes(range(256)) * 4,
     "UTF-16": completion().decode().encode("utf-16"),
     "two objects": completion() + completion(),
@@ -78,6 +86,52 @@ def test_a_body_without_text_is_kept_and_asked_for_again(endpoint, tmp_path, bod
         (count,) = db.execute("SELECT count(*) FROM attempts WHERE state = 'received'").fetchone()
     assert count == 4  # before it was read
     assert generate(endpoint, tmp_path, requests(3)) == (lines, summary) and endpoint.total == 4
+
+
+DEPTHS = [90, 150, *range(250, 1001, 75), 5000, 100_000]  # a stack ends somewhere between
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_an_answer_s_depth_decides_alone_whether_it_is_one(endpoint, tmp_path, depth):
+    raw = completion(score=1).replace(b'score": 1', b'score": ' + nested(depth))
+    endpoint.plan = {"q1": [say(body=raw), say()]}
+    _, summary = generate(endpoint, tmp_path, requests(3))
+    assert summary["answered"] == 3 and endpoint.calls["q1"] == 1 + (depth > 90)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_dialogue_that_is_nested_deeply_is_repaired(endpoint, tmp_path, depth):
+    content = dialogue(more=0).replace(": 0", ": " + nested(depth).decode())
+    endpoint.plan = {"q1": [say(body=completion(content))]}
+    _, summary = generate(endpoint, tmp_path, requests(2))
+    assert summary["answered"] == 2 and endpoint.total == 2 + (depth > 90)
+
+
+ERRORS_OF_OTHER_FORMS = {
+    "a list": lambda deep: deep,
+    "a deep error": lambda deep: b'{"error": ' + deep + b"}",
+    "a deep message": lambda deep: b'{"error": {"message": ' + deep + b"}}",
+    "a deep code": lambda deep: b'{"error": {"message": "m", "code": ' + deep + b"}}",
+    "a deep type": lambda deep: b'{"error": {"message": "m", "type": ' + deep + b"}}",
+    "a deep param": lambda deep: b'{"error": {"message": "m", "param": ' + deep + b"}}",
+}
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+@pytest.mark.parametrize("form", ERRORS_OF_OTHER_FORMS.values(), ids=ERRORS_OF_OTHER_FORMS)
+@pytest.mark.parametrize("kind", [b"[]", b'{"a":}'], ids=["lists", "objects"])
+def test_an_error_s_form_and_depth_end_no_run(endpoint, tmp_path, status, form, kind):
+    inner = b"" if kind == b"[]" else b"0"
+    start, end = (b"[", b"]") if kind == b"[]" else (b'{"a":', b"}")
+    deeps = [start * depth + inner + end * depth for depth in (1, 500, 900, 5000)]
+    endpoint.plan = {
+        f"q{n}": [say(status, form(deep), content_type="application/json"), say()]
+        for n, deep in enumerate(deeps)
+    }
+    lines, summary = generate(endpoint, tmp_path, requests(5))
+    assert summary["answered"] == (1 if status == 400 else 5)
+    assert all(line["error"] for line in lines[:4]) == (status == 400)
+    assert generate(endpoint, tmp_path, requests(5))[0] == lines
 
 
 @pytest.mark.parametrize("body", [b"", completion(None), completion()[:-7]])

@@ -13,14 +13,17 @@ import subprocess
 import sys
 import textwrap
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests import domain
 from tests.faults.server import CONTENT, completion, requests, say, teacher
 
 from seedtalk import teacher as layer
+from seedtalk.cli import main
 from seedtalk.errors import RunError
-from seedtalk.teacher.ledger import Ledger, Spent, request_key, upkeep
+from seedtalk.teacher.ledger import Ledger, Spent, request_key, store, upkeep
 
 CAPS = {"max_calls": 0, "max_usd": 0.0}
 
@@ -295,7 +298,7 @@ def test_a_run_on_a_disk_that_fills_up_ends_with_1_and_goes_on_later(small_disk,
     big = completion(CONTENT, padding="x" * 100_000)
     endpoint.default = [say(body=big)]
     with pytest.raises(RunError, match="the disk is full"):
-        generate(endpoint, small_disk, requests(150), concurrency=8)
+        generate(endpoint, small_disk, requests(150), concurrency=8, timeout=60.0)
     first = endpoint.total
     assert 10 < first < 150
     cache = small_disk.parent / "larger"
@@ -304,7 +307,7 @@ def test_a_run_on_a_disk_that_fills_up_ends_with_1_and_goes_on_later(small_disk,
         if file.is_file():
             shutil.copy(file, cache / file.name)
     endpoint.default = [say()]
-    _, summary = generate(endpoint, cache, requests(150))
+    _, summary = generate(endpoint, cache, requests(150), timeout=60.0)
     assert summary["answered"] == 150 and endpoint.total == 150  # none was asked twice
 
 
@@ -416,8 +419,8 @@ def test_a_file_that_turns_read_only_under_a_run_stops_it(endpoint, tmp_path, mo
     """Whatever the file system: SQLite itself is told to refuse writes."""
     opened = Ledger.__init__
 
-    def refusing(self, path):
-        opened(self, path)
+    def refusing(self, path, **options):
+        opened(self, path, **options)
         self.db.execute("PRAGMA query_only=ON")
 
     generate(endpoint, tmp_path, requests(2))
@@ -436,23 +439,63 @@ def test_lock_files_in_the_way_stop_the_run(endpoint, tmp_path):
     assert endpoint.total == 0
 
 
-# --- other versions -----------------------------------------------------------------------
+# --- read where it cannot be written -------------------------------------------------------
+
+ENDS = ("", "-wal", "-shm")
 
 
-def test_a_newer_file_makes_no_call(endpoint, tmp_path):
-    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db, db:
-        db.execute("PRAGMA user_version=3")
-    with pytest.raises(RunError, match="upgrade seedtalk"):
-        generate(endpoint, tmp_path, requests(2))
-    assert endpoint.total == 0
+def state(folder):
+    """Return all there is in a folder: names, bytes and times."""
+    return {
+        file.name: (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in folder.iterdir()
+        if file.is_file()
+    }
 
 
-def test_answers_of_an_older_file_are_not_paid_for_again(endpoint, tmp_path):
-    """The tables of version 1, filled under the same keys."""
-    first, _ = generate(endpoint, tmp_path, requests(4))
-    new, old = tmp_path / "ledger.sqlite", tmp_path / "old" / "ledger.sqlite"
-    old.parent.mkdir()
-    with closing(sqlite3.connect(new)) as source, closing(sqlite3.connect(old)) as target, target:
+@pytest.fixture(params=["mount", "told"])
+def sealed(request, read_only, monkeypatch):
+    """A function that makes a folder one that cannot be written, or has it looked like one."""
+
+    def make(folder):
+        if request.param == "mount":
+            read_only(folder)
+        else:
+            monkeypatch.setattr(store, "is_writable", lambda path: False)
+
+    return make
+
+
+def project(folder, endpoint, rows, **values):
+    """Write the files that the commands read."""
+    group = teacher(endpoint, **values).model_dump(mode="json")
+    group["prices"] = str(domain.ROOT / "prices.yaml")
+    domain.write_params(folder / "params.yaml", teacher=group)
+    (folder / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def commands(folder):
+    """Run every command that reads the ledger of a folder; return what they print."""
+    ledger = str(folder / ".cache" / "ledger.sqlite")
+    files = ["--params", f"{folder}/params.yaml", "--requests", f"{folder}/requests.jsonl"]
+    told = []
+    for arguments in (
+        ["ledger", "stats", "--json", "--ledger", ledger],
+        ["ledger", "verify", "--ledger", ledger],
+        ["ledger", "export", "--ledger", ledger],
+        ["ledger", "gc", "--dry-run", "--failed", "--ledger", ledger],
+        ["cost", "--json", *files],
+    ):
+        done = CliRunner().invoke(main, arguments)
+        assert (done.exit_code, done.exception) == (0, None), done.output
+        told.append(done.output)
+    return told
+
+
+def older(path):
+    """Put the tables of version 1 in a ledger's place, filled under the same keys."""
+    old = path.with_name("old.sqlite")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(old)) as target, target:
         target.executescript(
             "CREATE TABLE attempts (id INTEGER PRIMARY KEY, key TEXT NOT NULL, "
             "attempt INTEGER NOT NULL, endpoint TEXT NOT NULL, model TEXT NOT NULL, "
@@ -467,7 +510,107 @@ def test_answers_of_an_older_file_are_not_paid_for_again(endpoint, tmp_path):
                 "INSERT INTO attempts VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row[:6], digest, *row[6:]),
             )
-    again, _ = generate(endpoint, old.parent, requests(4))
+    old.replace(path)
+
+
+def pending(folder):
+    """Leave the ledger of a folder as a killed run does: its last commits in the log alone."""
+    path = folder / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        row = ledger.reserve(key(99), "e", "m", 0.0, body=body(99), **CAPS)
+        ledger.receive(row, completion("in the log").decode())
+        held = {end: Path(f"{path}{end}").read_bytes() for end in ENDS}
+    for end in ENDS:
+        Path(f"{path}{end}").write_bytes(held[end])
+
+
+@pytest.mark.parametrize("left", ["nothing", "log", "log without its index", "version 1"])
+def test_what_cannot_be_written_is_read_and_left_as_it_is(
+    endpoint, tmp_path, sealed, monkeypatch, left
+):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    rows, cache = requests(4), tmp_path / ".cache"
+    project(tmp_path, endpoint, rows)
+    lines, _ = generate(endpoint, cache, rows)
+    if left.startswith("log"):
+        pending(cache)
+    if left == "log without its index":
+        (cache / "ledger.sqlite-shm").unlink()
+    if left == "version 1":
+        older(cache / "ledger.sqlite")
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path, copy)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    wanted = commands(copy)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    before = state(cache)
+    sealed(cache)
+    again, summary = generate(endpoint, cache, rows, backend="replay")
+    told = commands(tmp_path)
+    assert again == lines and summary["spent"]["calls"] == 4 == endpoint.total
+    if left.startswith("log"):
+        assert "in the log" in told[2]
+    for mine, theirs in zip(told[2:], wanted[2:], strict=True):
+        assert mine == theirs
+    assert json.loads(told[0])["models"] == json.loads(wanted[0])["models"]
+    after = state(cache)
+    after.pop("ledger.sqlite-shm", None), before.pop("ledger.sqlite-shm", None)  # locks lie there
+    assert after == before
+
+
+def test_no_file_is_made_even_for_a_moment(endpoint, tmp_path, monkeypatch):
+    """A folder on which not even root may write, as far as SQLite is told."""
+    generate(endpoint, tmp_path, requests(2))
+    monkeypatch.setattr(store, "is_writable", lambda path: False)
+    with Ledger(tmp_path / "ledger.sqlite", reading=True) as ledger:
+        assert len(list(upkeep.attempts(ledger))) == 2
+        assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["ledger.sqlite"]
+        with pytest.raises(RunError, match="cannot be opened for writing"):
+            ledger.reserve(key(1), "e", "m", 0.0, body=body(1), **CAPS)
+
+
+def test_a_file_that_changes_while_it_is_read_unlocked_is_told(tmp_path, monkeypatch):
+    path = tmp_path / "l.sqlite"
+    stock(path, 3)
+    monkeypatch.setattr(store, "is_writable", lambda path: False)
+    with (
+        pytest.raises(RunError, match="was written to while it was read; run again"),
+        Ledger(path, reading=True) as ledger,
+    ):
+        assert len(list(upkeep.attempts(ledger))) == 3
+        stock(path, 5)
+
+
+def test_a_read_only_ledger_answers_no_new_request(endpoint, tmp_path, monkeypatch):
+    generate(endpoint, tmp_path, requests(2))
+    monkeypatch.setattr(store, "is_writable", lambda path: False)
+    with pytest.raises(RunError, match="no answer to 1 of 3"):
+        generate(endpoint, tmp_path, requests(3), backend="replay")
+    assert endpoint.total == 2
+
+
+def test_a_replay_without_a_ledger_makes_none(endpoint, tmp_path):
+    with pytest.raises(RunError, match="no ledger there"):
+        generate(endpoint, tmp_path, requests(3), backend="replay")
+    assert not list(tmp_path.iterdir())
+
+
+# --- other versions -----------------------------------------------------------------------
+
+
+def test_a_newer_file_makes_no_call(endpoint, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db, db:
+        db.execute("PRAGMA user_version=3")
+    with pytest.raises(RunError, match="upgrade seedtalk"):
+        generate(endpoint, tmp_path, requests(2))
+    assert endpoint.total == 0
+
+
+def test_answers_of_an_older_file_are_not_paid_for_again(endpoint, tmp_path):
+    """The tables of version 1, filled under the same keys."""
+    first, _ = generate(endpoint, tmp_path, requests(4))
+    older(tmp_path / "ledger.sqlite")
+    again, _ = generate(endpoint, tmp_path, requests(4))
     assert again == first and endpoint.total == 4
-    generate(endpoint, old.parent, requests(5))
+    generate(endpoint, tmp_path, requests(5))
     assert endpoint.total == 5

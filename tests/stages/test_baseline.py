@@ -9,17 +9,19 @@ from click.testing import CliRunner
 from stages.baseline import main
 from tests.toy import toy_corpus, toy_encoder
 
-from seedtalk.records import Dialogue, Message, read_table, write_json, write_jsonl, write_table
+from seedtalk.evaluation.baselines import OF_SIGNAL
+from seedtalk.records import (
+    SIGNALS,
+    Dialogue,
+    Message,
+    read_table,
+    write_json,
+    write_jsonl,
+    write_table,
+)
 
 ROOT = Path(__file__).parents[2]
-SYSTEMS = [
-    "copy-context",
-    "item-item",
-    "neighbours-dialogues",
-    "neighbours-reviews",
-    "popularity",
-    "random",
-]
+SYSTEMS = sorted(["random", "copy-context", "neighbours-dialogues", *OF_SIGNAL.values()])
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,7 @@ def run(*options, benchmark="likes", code=0):
     return done.output
 
 
+PRIORS = Path("artifacts/priors/likes.parquet")
 TABLE = Path("artifacts/predictions/baselines-likes.parquet")
 SCORES = Path("results/eval/baselines-likes.json")
 
@@ -127,13 +130,36 @@ def test_writes_every_baseline_on_the_same_candidates(workspace):
 
     # Users of the toy corpus like one genre and half of another.
     assert recall("item-item") > recall("random")
+    assert found["slices"]["with_reviews"]["queries"] > 0
+    # The signals are of the same queries and candidates, in their order.
+    priors = read_table(PRIORS, "priors").set_index("conversation_id")
+    for _, row in table[table["system"] == "popularity"].iterrows():
+        signals = priors.loc[row["conversation_id"]]
+        assert sorted(row["ranking"]) == list(signals["candidates"])
+        likes = dict(zip(signals["candidates"], signals["popularity"], strict=True))
+        told = [likes[item] for item in row["ranking"]]
+        assert told == sorted(told, reverse=True)
+        assert all(len(signals[name]) == 12 for name in SIGNALS)
 
 
 def test_equal_runs_write_equal_bytes(workspace):
     run()
-    first = TABLE.read_bytes(), SCORES.read_bytes()
-    run("--predictions", "p.parquet", "--scores", "s.json")
-    assert (Path("p.parquet").read_bytes(), Path("s.json").read_bytes()) == first
+    first = [path.read_bytes() for path in (PRIORS, TABLE, SCORES)]
+    run("--priors", "q.parquet", "--predictions", "p.parquet", "--scores", "s.json")
+    assert [Path(n).read_bytes() for n in ("q.parquet", "p.parquet", "s.json")] == first
+
+
+def test_the_whole_catalogue_is_ranked_to_a_depth(workspace):
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["evaluate"] |= {"candidates": 0, "depth": 10}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    run()
+    table = read_table(TABLE, "predictions")
+    assert set(table["ranking"].map(len)) == {10}
+    assert json.loads(SCORES.read_text())["protocol"]["name"] == "strict"
+    signals = read_table(PRIORS, "priors")
+    items = len(read_table(Path("artifacts/items.parquet"), "items"))
+    assert (signals["candidates"].map(len) > items / 2).all()
 
 
 def test_vectors_of_the_same_encoder_are_not_made_again(workspace, monkeypatch):
@@ -148,25 +174,24 @@ def test_vectors_of_the_same_encoder_are_not_made_again(workspace, monkeypatch):
         encoded.append(len(texts))
         return encode(texts, *rest, **options)
 
-    vectors = encode(
-        reviews["text"].tolist(),
-        str(yaml.safe_load(Path("params.yaml").read_text())["models"]["toy-encoder"]),
-        cache_dir=Path(".cache"),
-    )
+    source = str(yaml.safe_load(Path("params.yaml").read_text())["models"]["toy-encoder"])
     folder = Path("artifacts/embeddings")
     items = read_table(Path("artifacts/items.parquet"), "items")
     likes = read_table(Path("artifacts/interactions.parquet"), "interactions")
-    apiece = np.zeros((len(items), 1), dtype=np.float32)
-    rows = signals.review_rows(reviews, items, likes)
-    blocks = signals.Blocks(vectors, metadata=apiece, user=apiece, rows=rows)
+    blocks = signals.Blocks(
+        review=encode(reviews["text"].tolist(), source, cache_dir=Path(".cache")),
+        metadata=encode(signals.item_texts(items), source, cache_dir=Path(".cache")),
+        user=np.zeros((len(items), 1), dtype=np.float32),
+        rows=signals.review_rows(reviews, items, likes),
+    )
     signals.write_blocks(folder, blocks, {"encoder": "toy-encoder", "pooling": "mean"})
     monkeypatch.setattr(encoders, "encode", counting)
     run()
-    assert sorted(encoded) == [20, 60]  # the queries and the dialogues
+    assert sorted(encoded) == [20, 20, 60]  # the words of the queries twice, and the dialogues
     assert TABLE.read_bytes() == slow
     signals.write_blocks(folder, blocks, {"encoder": "toy-encoder", "pooling": "last"})
     run()
-    assert len(reviews) in encoded
+    assert {len(reviews), len(items)} <= set(encoded)
     (folder / "encoder.json").unlink()
     assert "encoder.json: no such file" in run(code=2)
 

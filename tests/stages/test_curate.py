@@ -1,6 +1,8 @@
 import json
 
+import pandas as pd
 import pytest
+import yaml
 from click.testing import CliRunner
 from stages.curate import main
 from stages.generate import main as generate
@@ -174,3 +176,64 @@ def test_nothing_left_ends_with_1_and_leaves_the_old_dialogues(inputs):
     result = run(inputs)
     assert result.exit_code == 1 and "too_short" in result.output
     assert (inputs / "out/dialogues/train.jsonl").read_bytes() == before
+
+
+def real_conversations(folder, count=9):
+    rows = domain.conversations().to_dict("records")
+    for number in range(count):
+        text = f"Number {number} asks for a film about {chr(97 + number) * 5} and trains."
+        film = domain.FILMS[number][0]
+        turns = [
+            {"role": "seeker", "text": text, "items": []},
+            {"role": "recommender", "text": f"{number}, then.", "items": [film]},
+        ]
+        name = f"t{number}"
+        rows.append({"conversation_id": name, "benchmark": "own", "turns": turns, "seen": []})
+    write_table(folder / "conversations.parquet", pd.DataFrame(rows), "conversations")
+
+
+@pytest.mark.parametrize("train_on", ["real", "both"])
+def test_real_dialogues_are_taken_in_and_two_runs_are_equal(inputs, tmp_path, train_on):
+    encoder = toy.toy_encoder(tmp_path / "encoder")
+    real_conversations(inputs)
+    domain.write_params(
+        inputs / "params.yaml",
+        models={"minilm": str(encoder)},
+        curate={
+            "train_on": train_on,
+            "real": "own",
+            "real_conversations": 6,
+            "contamination_similarity": 0.9999,
+        },
+    )
+    for out in ("one", "two"):
+        result = run(inputs, out)
+        assert result.exit_code == 0, result.output
+    names = [f"dialogues/{n}.jsonl" for n in ("train", "valid", "quarantine", "provenance")]
+    for name in [*names, "synthesis.json"]:
+        assert (inputs / "one" / name).read_bytes() == (inputs / "two" / name).read_bytes()
+    kept = [
+        record
+        for part in ("train", "valid")
+        for record in read_jsonl(inputs / f"one/dialogues/{part}.jsonl", Dialogue)
+    ]
+    summary = json.loads((inputs / "one/synthesis.json").read_text())
+    assert summary["train_on"] == train_on
+    assert summary["real"]["sampled"] == summary["real"]["kept"] == 6
+    assert sum(d.style == "real" for d in kept) == summary["real"]["dialogues"] == 6
+    assert sum(d.style != "real" for d in kept) == summary["kept"]
+    assert bool(summary["kept"]) == (train_on == "both")
+
+
+def test_wrong_names_of_real_conversations_end_with_2(inputs):
+    real_conversations(inputs)
+    for changes, told in (
+        ({"real": ""}, "curate.real: curate.train_on=both needs the name"),
+        ({"real": "likes"}, "curate.real: 'likes' is one of the benchmarks"),
+        ({"real": "redial-train"}, "no conversations 'redial-train'; there are: likes, own"),
+    ):
+        raw = yaml.safe_load((inputs / "params.yaml").read_text())
+        raw["curate"] |= {"train_on": "both", "real": "own"} | changes
+        (inputs / "params.yaml").write_text(yaml.safe_dump(raw))
+        result = run(inputs)
+        assert result.exit_code == 2 and told in result.output

@@ -7,6 +7,8 @@ from stages.generate import main
 from stages.prompt import main as prompt
 from tests import domain
 
+from seedtalk.teacher.ledger import Ledger
+
 
 @pytest.fixture
 def inputs(tmp_path, monkeypatch):
@@ -50,8 +52,17 @@ def test_two_runs_write_equal_bytes_and_no_ledger(inputs):
     assert not (inputs / ".cache" / "ledger.sqlite").exists()
 
 
-def test_replay_without_a_ledger_ends_with_1_and_counts_the_misses(inputs):
+def test_replay_needs_a_ledger_and_makes_none(inputs):
     domain.write_params(inputs / "params.yaml", teacher={"backend": "replay"})
+    result = run(inputs)
+    assert result.exit_code == 1 and "no ledger there" in result.output
+    assert not (inputs / ".cache" / "ledger.sqlite").exists()
+
+
+def test_replay_ends_with_1_and_counts_the_misses(inputs):
+    domain.write_params(inputs / "params.yaml", teacher={"backend": "replay"})
+    with Ledger(inputs / ".cache" / "ledger.sqlite"):
+        pass
     result = run(inputs)
     count = len(domain.seeds())
     assert result.exit_code == 1 and f"no answer to {count} of {count}" in result.output

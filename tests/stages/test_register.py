@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 from stages.register import main
-from tests.toy import toy_student
+from tests.toy import toy_items, toy_student
 
 from seedtalk import tracking
+from seedtalk.records import write_table
 from seedtalk.students.loading import Manifest, load_student, write_manifest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -25,6 +27,7 @@ def workspace(tmp_path, monkeypatch):
     toy_student(tmp_path / "toy")
     (tmp_path / "models" / STUDENT).mkdir(parents=True)
     write_manifest(tmp_path / "models" / STUDENT, Manifest(base="toy", tuning="zero-shot"))
+    write_table(tmp_path / "artifacts/items.parquet", pd.DataFrame(toy_items()), "items")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

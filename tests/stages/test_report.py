@@ -27,6 +27,9 @@ ODD = 'odd "b" <i> $x_$'
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
+EVAL = Path("results/eval")
+
+
 def write_params(root: Path, **changes) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["models"]["tiny"] = params["models"]["small"] = "/srv/private/models/tiny"
@@ -106,18 +109,23 @@ def test_metrics_are_means_and_paired_differences(done):
     likes = json.loads((done / "results/metrics.json").read_text())["likes"]
     assert set(likes) == {
         "tiny-lora", "tiny-zero-shot", "popularity", "copy-context", "item-item",
-        "neighbours-dialogues", "neighbours-reviews", "paired",
+        "neighbours-dialogues", "neighbours-reviews", "signals", "tiny-lora-blend",
+        "tiny-zero-shot-blend", "paired",
     }  # fmt: skip
     paired = likes["paired"]
+    of_blend = {name for name in likes if name not in ("paired", "tiny-lora-blend")}
+    of_student = {n for n in of_blend if n not in ("tiny-lora", "tiny-zero-shot-blend")}
     assert set(paired) == {
-        f"tiny-lora minus {name}" for name in likes if name not in ("paired", "tiny-lora")
+        *(f"tiny-lora minus {name}" for name in of_student),
+        *(f"tiny-lora-blend minus {name}" for name in of_blend),
     }
     for name, found in paired.items():
-        other = name.removeprefix("tiny-lora minus ")
+        subject, _, other = name.partition(" minus ")
         gap = found["recall@10"]
         assert gap["low"] <= gap["mean"] <= gap["high"]
-        expected = likes["tiny-lora"]["recall@10"] - likes[other]["recall@10"]
+        expected = likes[subject]["recall@10"] - likes[other]["recall@10"]
         assert gap["mean"] == pytest.approx(expected, abs=2e-6)
+    assert paired["tiny-lora-blend minus tiny-lora"]["recall@10"]["low"] > 0
     assert paired["tiny-lora minus tiny-zero-shot"]["recall@10"]["low"] > 0
     assert paired["tiny-lora minus neighbours-dialogues"]["recall@10"]["high"] < 0
 
@@ -202,7 +210,7 @@ def test_the_table_has_the_best_first_and_bold(done):
     assert shown == sorted(systems, key=lambda name: -likes[name]["recall@10"])
     columns = re.findall(r'<th scope="col" class="n">([^<]+)', table)
     assert columns[0] == "recall@10"
-    ends = {"recall@10_low", "recall@10_high"}
+    ends = {f"recall@10_{end}" for end in ("low", "high", "with_reviews", "without_reviews")}
     assert set(columns) | ends == set(likes["popularity"])
     bold = re.findall(r'<td class="n[^"]* best">([0-9.]+)', table)
     assert bold == [f"{max(likes[name][m] for name in systems):.3f}" for m in columns]
@@ -229,10 +237,67 @@ def test_equal_input_gives_equal_bytes(done, run):
         assert (run / name).read_bytes() == (done / name).read_bytes(), name
 
 
+def test_recall_is_told_apart_for_targets_with_and_without_reviews(done):
+    """Against the predictions: items of the toy below i030 have reviews."""
+    text = (done / "results/report.html").read_text()
+    table = text[text.index("Targets with and without reviews") :].partition("</table>")[0]
+    rows = pd.read_parquet(done / "artifacts/predictions/tiny-lora-likes.parquet")
+    hits = {True: [], False: []}
+    for targets, ranking in zip(rows["targets"], rows["ranking"], strict=True):
+        for target in targets:
+            hits[target < "i030"].append(target in ranking[:10])
+    found = [sum(hits[inside]) / len(hits[inside]) for inside in (True, False)]
+    heads = re.findall(r'<th scope="col" class="n">([^<]+)', table)
+    assert heads == [f"with reviews ({len(hits[True])})", f"without ({len(hits[False])})"]
+    mine = table[table.index(">tiny-lora<") :].partition("</tr>")[0]
+    assert re.findall(r'<td class="n[^>]*>([0-9.]+)', mine) == [f"{v:.3f}" for v in found]
+    likes = json.loads((done / "results/metrics.json").read_text())["likes"]["tiny-lora"]
+    names = ("recall@10_with_reviews", "recall@10_without_reviews")
+    assert [likes[name] for name in names] == pytest.approx(found, abs=1e-6)
+    assert f"{len(hits[True])} of the 600 targets" in text
+
+
+def test_without_both_kinds_of_targets_there_is_no_such_table(run):
+    for path in (run / EVAL).glob("*.json"):
+        slices = json.loads(path.read_text())["slices"]
+        empty = {"queries": 0, "conversations": 0, "targets": 0, "systems": {}}
+        change(path, slices={**slices, "with_reviews": empty})
+    result = report(run)
+    assert result.exit_code == 0, result.output
+    assert "Targets with and without reviews" not in (run / "results/report.html").read_text()
+    likes = json.loads((run / "results/metrics.json").read_text())["likes"]["tiny-lora"]
+    assert "recall@10_with_reviews" not in likes and "recall@10_without_reviews" in likes
+
+
+def test_a_slice_of_one_conversation_has_counts_only(run):
+    for path in (run / EVAL).glob("*.json"):
+        slices = json.loads(path.read_text())["slices"]
+        few = {"queries": 1, "conversations": 1, "targets": 2, "systems": {}}
+        change(path, slices={**slices, "with_reviews": few})
+    assert report(run).exit_code == 0
+    text = (run / "results/report.html").read_text()
+    table = text[text.index("Targets with and without reviews") :].partition("</table>")[0]
+    assert "with reviews (2)" in table and table.count('<td class="n">–</td>') == 10
+
+
+def test_the_blend_is_told_by_what_it_adds(done):
+    text = " ".join("".join(Page((done / "results/report.html").read_text()).text).split())
+    for expected in (
+        "Joined with the domain's own signals on likes, tiny-lora-blend reaches",
+        "The signals alone, at the same weights, reach",
+        "so the student adds to them",
+        "With the untouched student in its place they reach",
+        "so its tuning counts in the blend too",
+        "with signals",
+        "blend.item_item",
+    ):
+        assert expected in text, expected
+
+
 def test_recall_is_in_long_form(done):
     frame = pd.read_csv(done / "results/plots/recall.csv")
     assert list(frame.columns) == ["benchmark", "system", "k", "recall"]
-    assert len(frame) == 7 * 4
+    assert len(frame) == 10 * 4
     assert (frame.groupby("system")["recall"].diff().dropna() >= 0).all()
 
 
@@ -298,9 +363,6 @@ def test_the_report_tells_the_cost_of_the_answers_from_what_was_spent(run):
     assert re.search(r"retries and repairs included<.*?>\s*\$2\.25\s*<", text, re.DOTALL)
 
 
-EVAL = Path("results/eval")
-
-
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
@@ -326,6 +388,35 @@ EVAL = Path("results/eval")
         (
             lambda r: change(r / EVAL / "tiny-lora-likes.json", protocol={"queries": 3}),
             ["tiny-lora-likes.json", "'protocol.candidates'"],
+        ),
+        (
+            lambda r: change(
+                r / EVAL / "tiny-lora-likes.json",
+                protocol={"candidates": 50, "queries": 3, "conversations": 3},
+            ),
+            ["tiny-lora-likes.json", "'protocol.chance'", "evaluate@tiny-lora-likes"],
+        ),
+        (
+            lambda r: (r / EVAL / "tiny-lora-blend-likes.json").unlink(),
+            ["tiny-lora-blend-likes.json", "missing", "dvc repro blend@tiny-lora-likes"],
+        ),
+        (
+            lambda r: change(r / EVAL / "tiny-lora-likes.json", slices={"with_reviews": {}}),
+            ["tiny-lora-likes.json", "'slices.with_reviews'", "missing"],
+        ),
+        (
+            lambda r: change(
+                r / EVAL / "tiny-lora-likes.json",
+                slices={"with_reviews": {"targets": 3, "systems": {}}},
+            ),
+            ["tiny-lora-likes.json", "'slices.with_reviews.conversations'", "no count"],
+        ),
+        (
+            lambda r: change(
+                r / EVAL / "baselines-likes.json",
+                slices={"with_reviews": {"targets": 3, "conversations": 3, "systems": {"a": {}}}},
+            ),
+            ["slices.with_reviews.systems.copy-context.recall@1.mean", "baseline@likes"],
         ),
         (
             lambda r: change(r / EVAL / "tiny-lora-likes.json", systems={"other": {}}),

@@ -140,3 +140,35 @@ def test_a_match_says_whether_letters_differ(catalogue, title, item, exact):
 )
 def test_what_links_to_nothing_may_be_near_a_title(catalogue, title, item):
     assert catalogue.nearest(title) == item
+
+
+@pytest.mark.parametrize(
+    ("written", "item"),
+    [
+        ("Heron, The (1987)", "a"),
+        ("The Heron (1987 film)", "a"),
+        ("Heron (Der Reiher) (1987)", "a"),
+        ("Reiher (The Heron)", "b"),  # no year: the newest
+        ("The Heron (2011)", "b"),
+        ("The Heron (2000)", None),  # neither the original nor the remake
+        ("Crow 2", "d"),
+        ("Crow: Chapter Two", "d"),
+        ("Crow: Part 2 (1999)", "d"),
+        ("Crow Volume One", "c"),
+        ("Crow 3", None),
+    ],
+)
+def test_moved_articles_alternative_titles_remakes_and_parts_are_told(written, item):
+    films = of(
+        ("a", "The Heron", 1987),
+        ("b", "The Heron", 2011),
+        ("c", "Crow: Vol. 1", 1997),
+        ("d", "Crow: Vol. 2", 1999),
+    )
+    assert films.link(written) == item
+
+
+def test_an_equal_title_goes_before_a_misspelt_one_of_another_reading():
+    films = of(("a", "Silent Harbours", 1980), ("b", "Silent Harbour", 1990))
+    assert films.match("Silent Harbour (1990)").exact
+    assert films.link("Silent Harbour") == "b"

@@ -12,13 +12,13 @@ from tests.toy import toy_items, toy_student
 
 from seedtalk.chatting import HELP, Conversation, chat, reply
 from seedtalk.errors import InputError
-from seedtalk.records import display_title
+from seedtalk.records import answer_titles
 from seedtalk.students.decoding import TitleScorer
 from seedtalk.students.loading import Manifest, load_student, write_manifest
 from seedtalk.students.templates import context_messages, parse_answer
 
 ITEMS = pd.DataFrame(toy_items())
-TITLES = [display_title(*row) for row in zip(ITEMS["title"], ITEMS["year"], strict=True)]
+TITLES = answer_titles(ITEMS, "ambiguous")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +57,7 @@ def test_reply_ranks_by_the_whole_history(scorer):
         {"role": "recommender", "text": "1. Grey Ransom (1999)"},
         {"role": "seeker", "text": "Older."},
     ]
-    exact = scorer.score(context_messages(history))
+    (exact,) = scorer.score([context_messages(history)])
     found = reply(scorer, history, 40)
     assert sorted(found) == list(range(40))
     assert list(exact[found[:1]]) == [pytest.approx(max(exact[found]))]
@@ -72,11 +72,28 @@ def test_answers_are_lists_of_the_catalogue_and_never_repeat(student):
     assert set(named) <= set(TITLES)
 
 
+def test_titles_carry_the_years_that_the_student_has_learnt(student):
+    twins = ITEMS.assign(title=["Grey Ransom", *ITEMS["title"][1:]])
+    said: list[str] = []
+    for years in ("ambiguous", "always"):
+        chat(
+            student,
+            twins,
+            count=40,
+            years=years,
+            cache_dir=student.parent,
+            lines=iter(["hello"]),
+            write=said.append,
+        )
+    dated = [[title for title in parse_answer(answer) if title.endswith(")")] for answer in said]
+    assert {title.partition(" (")[0] for title in dated[0]} == {"Grey Ransom"}
+    assert (len(dated[0]), len(dated[1])) == (2, 40)
+
+
 def test_titles_the_seeker_names_are_not_recommended(scorer):
-    first = Conversation(scorer, ITEMS, 2).say("Hello there")
-    bare = first[0].rpartition(" (")[0]
-    conversation = Conversation(scorer, ITEMS, 40)
-    answer = conversation.say(f"I have seen {bare.lower()} and {TITLES[7]}.")
+    first = Conversation(scorer, ITEMS, TITLES, 2).say("Hello there")
+    conversation = Conversation(scorer, ITEMS, TITLES, 40)
+    answer = conversation.say(f"I have seen {first[0].lower()} and {TITLES[7]}.")
     assert len(answer) == 38
     assert not {first[0], TITLES[7]} & set(answer)
     assert conversation.say("more") == []

@@ -92,7 +92,7 @@ def pinned(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr("seedtalk.fetching.fetch", lambda *_, verify: True)
+    monkeypatch.setattr("seedtalk.fetching.packages.fetch", lambda *_, verify: True)
     folder = tmp_path / "data" / "quickstart"
     folder.mkdir(parents=True)
     (folder / "reviews.csv").write_text("fetched")
@@ -114,7 +114,7 @@ def test_a_fetch_ends_with_a_clean_dvc_status(pinned):
 
 def test_a_fetch_without_work_gives_dvc_what_it_lacks_and_only_then(pinned, monkeypatch):
     """As after a fetch that was killed before DVC had the data."""
-    monkeypatch.setattr("seedtalk.fetching.fetch", lambda *_, verify: False)
+    monkeypatch.setattr("seedtalk.fetching.packages.fetch", lambda *_, verify: False)
     result = CliRunner().invoke(main, ["fetch", "quickstart"])
     assert result.exit_code == 0, result.output
     assert "in place" in result.output
@@ -124,7 +124,7 @@ def test_a_fetch_without_work_gives_dvc_what_it_lacks_and_only_then(pinned, monk
 
 
 def test_a_fetch_without_work_still_refuses_something_else(pinned, monkeypatch):
-    monkeypatch.setattr("seedtalk.fetching.fetch", lambda *_, verify: False)
+    monkeypatch.setattr("seedtalk.fetching.packages.fetch", lambda *_, verify: False)
     (pinned / "mine.csv").write_text("not the quickstart's")
     result = CliRunner().invoke(main, ["fetch", "quickstart"])
     assert result.exit_code == 2

@@ -105,8 +105,11 @@ def test_good_answers_are_kept_and_become_dialogues():
     first = kept[groundings[0].custom_id]
     assert [m.role for m in first.messages] == ["system", "user", "assistant"]
     assert first.messages[1].content == QUERIES[0]
-    assert first.messages[2].content.startswith("1. The Copper Lantern (1987)\n2. ")
+    assert first.messages[2].content.startswith("1. The Copper Lantern\n2. ")
     assert first.targets == groundings[0].targets and first.teacher == "m"
+    dated, _ = run(good(), curate={"years": "always"})
+    same = next(d for d in [*dated.train, *dated.valid] if d.dialogue_id == first.dialogue_id)
+    assert same.messages[2].content.startswith("1. The Copper Lantern (1987)\n2. ")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +354,7 @@ def test_titles_and_short_words_make_nobody_alike():
 
 
 def catalogue_told(text):
-    return curation._told([text], Catalogue(domain.items()))
+    return curation.told_of([text], Catalogue(domain.items()))
 
 
 def test_the_similarity_is_that_of_comparing_every_pair():
@@ -595,7 +598,7 @@ words = st.lists(st.sampled_from("abcdef"), min_size=3, max_size=30).map(" ".joi
 @settings(deadline=None)
 @given(st.lists(words, max_size=12), st.sampled_from([0.5, 0.8, 1.0]))
 def test_what_counts_as_double_is_so_and_nothing_exact_is_missed(texts, threshold):
-    seen, kept = curation._Seen(threshold, 0), {}
+    seen, kept = curation.Seen(threshold, 0), {}
     for number, text in enumerate(texts):
         shingles = curation.ngrams(text, 3)
         scores = {k: curation.jaccard(shingles, v) for k, v in kept.items()}
@@ -617,7 +620,7 @@ def test_near_duplicates_are_found_as_by_comparing_all_pairs():
     for _ in range(60):
         base = rng.choice(vocabulary, 40).tolist()
         texts += [" ".join(base), " ".join([*base[:-1], "other"]), " ".join([*base[:20], "x"])]
-    seen, kept, doubles = curation._Seen(0.8, 0), [], 0
+    seen, kept, doubles = curation.Seen(0.8, 0), [], 0
     for number, text in enumerate(texts):
         shingles = curation.ngrams(text, 3)
         brute = any(curation.jaccard(shingles, other) >= 0.8 for other in kept)

@@ -15,7 +15,7 @@ from seedtalk.errors import InputError
 from seedtalk.records import Seed
 
 
-def build(seeds=None, reviews=None, **prompt):
+def build(seeds=None, reviews=None, /, **prompt):
     params = domain.params(prompt=prompt)
     return prompting.build(
         domain.seeds() if seeds is None else seeds,
@@ -110,7 +110,7 @@ def test_a_hostile_review_ends_no_block():
         for text in HOSTILE
         if "\ud83d" not in text  # a table cannot hold one
     )
-    (request, *_), _ = build(reviews=reviews)
+    (request, *_), _ = build(None, reviews)
     assert user(request).count("</review>") == 1
     assert user(request).count("<candidates>") == 1
 
@@ -132,7 +132,7 @@ def test_one_request_and_one_grounding_a_seed_in_order():
 
 def test_requests_hang_on_the_review_alone():
     """So that strategies that pick the same review share the paid call."""
-    alone, _ = build(seeds=[domain.seeds()[7].model_copy(update={"rank": 0, "score": 3.0})])
+    alone, _ = build([domain.seeds()[7].model_copy(update={"rank": 0, "score": 3.0})])
     assert alone[0] == build()[0][7]
 
 
@@ -168,6 +168,81 @@ def test_seeds_of_one_item_name_different_films():
         prompting.taste(likes, "f01", f"r{n}", liked=2, recommendations=3) for n in range(30)
     ]
     assert len({tuple(liked) for liked, _ in reviews}) > 5
+
+
+def contents(requests):
+    return {request["custom_id"]: request["body"]["messages"] for request in requests}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_added_review_changes_the_requests_alone_that_it_is_drawn_for(count):
+    copies = pd.concat([domain.reviews()] * 5, ignore_index=True)
+    copies["review_id"] = [f"{name}-{n}" for n, name in enumerate(copies["review_id"])]
+    copies["text"] = [f"{text} It is number {n}." for n, text in enumerate(copies["text"])]
+    seeds = [
+        Seed(rank=n, review_id=row.review_id, item_id=row.item_id, score=0.0)
+        for n, row in enumerate(copies.itertuples(), start=1)
+        if row.item_id in ("f01", "f02")
+    ]
+    before = contents(build(seeds, copies, reviews=count)[0])
+    item, changed, asked = seeds[0].item_id, 0, 0
+    for n in range(4):
+        added = copies.iloc[[0]].assign(review_id=f"new-{n}", text=f"Marker{n} all over it.")
+        after = contents(build(seeds, pd.concat([added, copies]), reviews=count)[0])
+        for seed in seeds:
+            name = seed.review_id
+            told = f"Marker{n}" in after[name][1]["content"]
+            assert told == (after[name] != before[name])
+            assert not told or seed.item_id == item
+            changed += told
+        asked += sum(seed.item_id == item for seed in seeds)
+    assert 0 < changed < asked / 2
+
+
+def test_an_added_fan_is_drawn_for_few_seeds_and_changes_no_other_draw():
+    table = domain.interactions(200)
+    items = list(domain.items()["item_id"])
+    new = pd.DataFrame({"user_id": "newcomer", "item_id": items[:8], "liked": True})
+    before = prompting.CoLikes(table, items)
+    after = prompting.CoLikes(pd.concat([new, table]), items)
+
+    def drawn(likes, key):
+        fans = likes.fans(likes.row[items[0]])
+        return likes.users[fans[prompting.lowest(likes.user_lots[fans], 1, "taste", key)[0]]]
+
+    pairs = [(drawn(before, f"r{n}"), drawn(after, f"r{n}")) for n in range(400)]
+    moved = [new for old, new in pairs if old != new]
+    fans = len(after.fans(after.row[items[0]]))
+    assert set(moved) == {"newcomer"}
+    assert 0.3 / fans < len(moved) / len(pairs) < 3 / fans
+
+
+@given(st.lists(st.text(max_size=4), unique=True, max_size=20), st.integers(0, 8), st.text())
+def test_the_lowest_lots_stay_whoever_else_goes(names, count, key):
+    def drawn(names):
+        return [names[at] for at in prompting.lowest(prompting.lots(names), count, key)]
+
+    whole = drawn(names)
+    assert len(whole) == min(count, len(names)) and len(set(whole)) == len(whole)
+    assert drawn(names[::-1]) == whole
+    for gone in set(names) - set(whole):
+        assert drawn([name for name in names if name != gone]) == whole
+    for gone in whole:
+        left = drawn([name for name in names if name != gone])
+        assert left[: len(whole) - 1] == [name for name in whole if name != gone]
+
+
+def test_every_candidate_is_drawn_as_often():
+    tickets = prompting.lots([f"u{n}" for n in range(20)])
+    firsts = [prompting.lowest(tickets, 1, f"r{n}")[0] for n in range(4000)]
+    counts = np.bincount(firsts, minlength=20)
+    assert ((counts - 200) ** 2 / 200).sum() < 50  # chi-squared, 19 degrees: 1 in 8,000
+
+
+def test_the_draw_is_the_same_on_every_machine():
+    assert prompting.lots(["a", "\ud83d"]).tolist() == [3405396810240292928, 18051158184762579992]
+    names = prompting.lots([f"u{n}" for n in range(10)])
+    assert prompting.lowest(names, 4, "taste", "r1").tolist() == [3, 4, 2, 1]
 
 
 def test_targets_of_the_teacher_are_not_given_away():
@@ -251,7 +326,7 @@ def test_a_review_of_which_nothing_is_left_is_named():
     reviews = domain.reviews()
     reviews.loc[4, "text"] = "<br/><br> \x00 \u200b\ufeff <b></b>"
     with pytest.raises(InputError, match=r"row 'r01-1', field 'text': nothing is left of it"):
-        build(reviews=reviews)
+        build(None, reviews)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +341,7 @@ def test_a_seed_that_fits_nothing_is_named(field, value, message):
     seeds = domain.seeds(3)
     seeds[2] = seeds[2].model_copy(update={field: value})
     with pytest.raises(InputError, match=rf"of rank 2, field '{field}'.*{message}"):
-        build(seeds=seeds)
+        build(seeds)
 
 
 def test_request_ids_are_safe_and_distinct():
@@ -345,7 +420,7 @@ def test_the_digest_covers_the_style_and_the_data(tmp_path):
     assert not {g.messages for g in groundings} & {g.messages for g in edited}
     reviews = domain.reviews()
     reviews.loc[reviews["review_id"] == groundings[0].review_id, "text"] += " And one word more."
-    _, other = build(reviews=reviews)
+    _, other = build(None, reviews)
     assert other[0].messages != groundings[0].messages
     parts = [m[part] for m in requests[0]["body"]["messages"] for part in ("role", "content")]
     assert groundings[0].messages == hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -38,7 +38,13 @@ TUNED = system("tiny-lora", 0.55, "tuned")
 ZERO = system("tiny-zero-shot", 0.25, "zero-shot")
 NEAR = system("neighbours", 0.7)
 POPULAR = system("popularity", 0.54)
-PROTOCOL = {"candidates": 50, "queries": 120, "conversations": 100}
+PROTOCOL = {
+    "candidates": 50,
+    "decoding": "exact",
+    "queries": 120,
+    "conversations": 100,
+    "chance": {"recall@10": 0.2},
+}
 
 
 def evidence(
@@ -50,7 +56,9 @@ def evidence(
     targets="collaborative",
 ):
     return SimpleNamespace(
-        benchmarks=[Benchmark(benchmark, {**PROTOCOL, "candidates": candidates}, [TUNED, ZERO])],
+        benchmarks=[
+            Benchmark(benchmark, {**PROTOCOL, "candidates": candidates}, [TUNED, ZERO], {})
+        ],
         corpus={"source": "quickstart"},
         selection={"pool": 2500},
         teacher={"backend": backend, "model": model, "requests": 400},
@@ -192,14 +200,131 @@ def test_a_place_on_this_machine_is_not_shown():
     assert "key" not in "".join(rows.values())
 
 
+# --- a student with the signals
+
+
+ALONE = system("tiny-lora", 0.55, "tuned")
+BLEND = System("tiny-lora-blend", "blend", "tiny", {"recall@10": interval(0.8)}, None, "tiny-lora")
+OTHER = System(
+    "tiny-zero-shot-blend", "blend", "tiny", {"recall@10": interval(0.7)}, None, "tiny-zero-shot"
+)
+SIGNALS = system("signals", 0.65)
+
+
+def blended(adds=0.15, tuning=0.1, near=0.1):
+    """The student's comparisons after the blend's, which is the better one."""
+    return {
+        "likes": {
+            "tiny-lora-blend": [
+                Comparison(BLEND, ALONE, interval(0.25)),
+                Comparison(BLEND, ZERO, interval(0.55)),
+                Comparison(BLEND, OTHER, interval(tuning)),
+                Comparison(BLEND, SIGNALS, interval(adds)),
+                Comparison(BLEND, NEAR, interval(near)),
+            ],
+            **compared()["likes"],
+        }
+    }
+
+
+def test_the_student_comes_before_its_blend():
+    first, second, _ = words.verdict(evidence(), blended(), "recall@10")
+    assert first.startswith("On likes, tiny-lora reaches recall@10 of 0.550")
+    assert second.startswith(
+        "Joined with the domain's own signals on likes, tiny-lora-blend reaches recall@10 of 0.800 "
+        "(95% interval 0.750 to 0.850)."
+    )
+    assert second.endswith("No baseline is clearly ahead of it. Clearly behind it: neighbours "
+                           "(−0.100).")  # fmt: skip
+    assert second.count("signals") == 2  # told by what the student adds, not as a baseline
+
+
+@pytest.mark.parametrize(
+    ("gap", "adds", "tuning"),
+    [
+        (0.1, "the student adds to them", "its tuning counts in the blend too"),
+        (-0.1, "the student takes from them", "its tuning hurts the blend"),
+        (0.01, "nothing is shown to be added by the student", "its tuning is not shown to count"),
+    ],
+)
+def test_what_the_student_adds_follows_the_interval(gap, adds, tuning):
+    told = words.verdict(evidence(), blended(adds=gap, tuning=gap), "recall@10")[1]
+    ends = f"({words.signed(gap - 0.05)} to {words.signed(gap + 0.05)})"
+    assert f"reach 0.650; the paired difference is {words.signed(gap)} {ends}, so {adds}" in told
+    assert f"they reach 0.700; the paired difference is {words.signed(gap)} {ends}, so" in told
+    assert tuning in told
+
+
+@pytest.mark.parametrize(
+    ("near", "adds", "end"),
+    [
+        (0.1, 0.1, "joined with the signals 0.800; ahead of every baseline"),
+        (0.01, 0.1, "0.800; no baseline is clearly ahead of it"),
+        (-0.1, 0.1, "0.800; neighbours is still ahead"),
+        (-0.1, -0.1, "0.800; signals and neighbours are still ahead"),
+    ],
+)
+def test_the_title_ends_with_the_blend(near, adds, end):
+    title = words.title(evidence(), blended(near=near, adds=adds), "recall@10")
+    assert title.startswith("Tuning lifts tiny: recall@10 on likes 0.250")
+    assert title.endswith(end)
+
+
+def test_a_sentence_names_a_few_baselines():
+    many = [Comparison(TUNED, system(f"b{n}", 0.1), interval(0.4)) for n in range(9)]
+    told = words.verdict(evidence(), {"likes": {"tiny-lora": many}}, "recall@10")[0]
+    assert told.endswith("Clearly behind it: b0 (−0.400), b1 (−0.400), b2 (−0.400) and 6 more.")
+    told = words.verdict(evidence(), {"likes": {"tiny-lora": many[:4]}}, "recall@10")[0]
+    assert "more" not in told and "b3" in told
+
+
+def test_comparisons_are_of_tuned_students_and_blends_with_them():
+    rows = pd.DataFrame(
+        {
+            "system": "",
+            "conversation_id": ["c1", "c2", "c3"],
+            "query": [1, 1, 1],
+            "targets": [1, 1, 1],
+            "ranked": [5, 5, 5],
+            "recall@10": [1.0, 0.0, 1.0],
+        }
+    )
+    systems = [
+        dataclasses.replace(one, queries=rows.assign(system=one.name))
+        for one in (NEAR, SIGNALS, ALONE, ZERO, BLEND, OTHER)
+    ]
+    found = tables.compare(Benchmark("b", PROTOCOL, systems, {}), "recall@10", resamples=50, seed=0)
+    others = {name: [one.other.name for one in pairs] for name, pairs in found.items()}
+    assert others == {
+        "tiny-lora-blend": [
+            "tiny-lora", "tiny-zero-shot", "tiny-zero-shot-blend", "neighbours", "signals",
+        ],
+        "tiny-lora": ["tiny-zero-shot", "neighbours", "signals"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("headline", "shown"), [("recall@5", "recall@5"), ("ndcg@5", "recall@5"), ("mrr", "recall@20")]
+)
+def test_slices_show_recall_at_the_headlines_cutoff(headline, shown):
+    scores = dict.fromkeys(["recall@20", "recall@5", "ndcg@5", "mrr"], interval(0.5))
+    benchmark = Benchmark("b", PROTOCOL, [System("a", "baseline", None, scores, None)], {})
+    assert tables.slice_metric(benchmark, headline) == shown
+
+
+@pytest.mark.parametrize(("how", "said"), [("beam", "a search"), ("free", "a list"), ("exact", "")])
+def test_the_decoding_is_told(how, said):
+    benchmark = Benchmark("b", {**PROTOCOL, "decoding": how}, [], {})
+    told = words.protocol(benchmark)
+    assert said in told and told.endswith(".") and ("students" in told) is (how != "exact")
+
+
 # --- tables
 
 
-def test_chance_counts_targets_and_candidates():
-    queries = pd.DataFrame({"targets": [5, 1, 2], "candidates": [50, 20, 8]})
-    benchmark = Benchmark("b", {}, [system("x", 0.5, queries=queries)])
-    # 5 targets at 10/50, 1 at 10/20, 2 that a top ten of 8 candidates cannot miss
-    assert tables.chance(benchmark, "recall@10") == pytest.approx((1 + 0.5 + 2) / 8)
+def test_chance_is_that_of_the_queries_and_of_recall_only():
+    benchmark = Benchmark("b", PROTOCOL, [system("x", 0.5)], {})
+    assert tables.chance(benchmark, "recall@10") == 0.2
     assert tables.chance(benchmark, "mrr") is None
 
 
@@ -211,7 +336,7 @@ def test_cluster_shares_by_hand():
 
 def test_metrics_hold_numbers_under_keys_without_dots():
     dotted = dataclasses.replace(TUNED, name="qwen2.5-lora")
-    benchmark = Benchmark("likes", {}, [dotted, NEAR])
+    benchmark = Benchmark("likes", {}, [dotted, NEAR], {})
     tree = tables.metrics(
         benchmark, {"qwen2.5-lora": [Comparison(dotted, NEAR, interval(-0.1))]}, "recall@10"
     )
@@ -349,6 +474,22 @@ def test_the_terminal_table_is_sorted_by_the_headline(tmp_path, capsys):
         terminal.print_results(tmp_path / "none", "recall@10")
 
 
+def test_the_terminal_shows_each_subject_and_the_kinds_of_targets(tmp_path, capsys):
+    apart = {"recall@10_with_reviews": 0.125, "recall@10_without_reviews": 0.375}
+    tree = {"a-lora": with_interval(0.5, **apart), "b": with_interval(0.7)}
+    tree["paired"] = {
+        "a-lora minus b": {"recall@10": interval(-0.2)},
+        "a-lora-blend minus b": {"recall@10": interval(0.3)},
+    }
+    write_json(tmp_path / "metrics.json", {"likes": tree})
+    terminal.print_results(tmp_path, "recall@10")
+    shown = capsys.readouterr().out
+    assert "with reviews" in shown and "without reviews" in shown
+    assert "0.125" in shown and "0.375" in shown
+    first, second = shown.partition("a-lora-blend, paired")[::2]
+    assert "-0.200" in first and "+0.300" not in first and "+0.300" in second
+
+
 def test_the_terminal_prints_names_as_they_are(tmp_path, capsys):
     scores = {"a[red]b:cat:": {"mrr": 0.5, "mrr_low": 0.4, "mrr_high": 0.6}}
     write_json(tmp_path / "metrics.json", {"talk[bold]:cat:": scores})
@@ -361,9 +502,9 @@ def test_the_terminal_tables_are_whole_at_80_columns(tmp_path, capsys, monkeypat
     monkeypatch.setenv("COLUMNS", "80")
     rest = {"recall@1": 0.1, "recall@20": 0.8, "ndcg@10": 0.4, "ndcg@20": 0.45, "mrr": 0.3}
     names = ["smollm2-135m-lora", "smollm2-135m-zero-shot", "neighbours-dialogues"]
-    long = f"smollm2-135m-lora minus {'another-' * 10}student"
+    long = "another-" * 10 + "student"
     tree = {name: with_interval(0.5, **rest) for name in names}
-    tree["paired"] = {long: {"recall@10": interval(0.1)}}
+    tree["paired"] = {f"smollm2-135m-lora minus {long}": {"recall@10": interval(0.1)}}
     write_json(tmp_path / "metrics.json", {"likes": tree})
     terminal.print_results(tmp_path, "recall@10")
     shown = capsys.readouterr().out
@@ -374,8 +515,9 @@ def test_the_terminal_tables_are_whole_at_80_columns(tmp_path, capsys, monkeypat
         "system", "recall@10", "recall@1", "ndcg@10", "mrr",
     ]  # fmt: skip
     folded = "".join(re.findall(r"│ (\S.*?) +│", shown.partition("paired")[2]))
-    assert folded.replace(" ", "").startswith(long.replace(" ", "")[:20])
+    assert folded.replace(" ", "").startswith(long[:20])
     assert "student" in folded
+    assert "smollm2-135m-lora, paired difference of recall@10" in shown
 
     monkeypatch.setenv("COLUMNS", "30")  # wider than the terminal rather than cut
     terminal.print_results(tmp_path, "recall@10")

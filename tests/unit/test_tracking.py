@@ -7,13 +7,16 @@ import json
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-from tests.toy import toy_student
+from tests.toy import toy_items, toy_student
 
 from seedtalk import tracking
 from seedtalk.errors import InputError, RunError
 from seedtalk.params import Register, load_params
+from seedtalk.recommender import save_recommender
+from seedtalk.records import write_table
 from seedtalk.students.loading import load_base, load_student, save_whole
 from seedtalk.teacher.calls import Span
 
@@ -91,10 +94,26 @@ def write_scores(root: Path, value: float, digest: str = "q1", name: str = NAME)
     return path
 
 
+def write_items(root: Path, count: int = 40) -> Path:
+    path = root / "artifacts" / "items.parquet"
+    write_table(path, pd.DataFrame(toy_items()[:count]), "items")
+    return path
+
+
+def register(root, folder, scores, wanted, items=None, years="ambiguous"):
+    return tracking.register(
+        root, folder, scores, wanted,
+        items=items or write_items(root), years=years, save=save_recommender, cache_dir=root,
+    )  # fmt: skip
+
+
 def put_up(root, toy, shift, value, digest="q1", **changes):
     folder = write_student(root, toy, shift)
-    scores = write_scores(root, value, digest)
-    return tracking.register(root, folder, scores, options(**changes), cache_dir=root)
+    return register(root, folder, write_scores(root, value, digest), options(**changes))
+
+
+def sync(root, params=PARAMS):
+    return tracking.sync(root, params, root, save_recommender)
 
 
 def runs(root):
@@ -184,7 +203,7 @@ def test_sync_adds_what_the_dialogues_cost_to_runs_on_the_same_dialogues(root, t
     train = root / "artifacts" / "dialogues" / "train.jsonl"
     train.parent.mkdir(parents=True)
     train.write_text("{}\n")
-    tracking.sync(root, PARAMS, root)
+    sync(root)
 
     def logged():
         (made,) = runs(root)
@@ -194,11 +213,11 @@ def test_sync_adds_what_the_dialogues_cost_to_runs_on_the_same_dialogues(root, t
     assert logged() == []
     write_cost(root / "results" / "teacher.json")
     for _ in range(2):
-        assert tracking.sync(root, PARAMS, root).runs == 0
+        assert sync(root).runs == 0
         assert logged() == [0.25]
     train.write_text("{}\n{}\n")  # other dialogues, which this student never saw
     write_cost(root / "results" / "teacher.json", usd=0.5)
-    tracking.sync(root, PARAMS, root)
+    sync(root)
     assert logged() == [0.25]
 
 
@@ -214,8 +233,8 @@ def test_sync_fills_what_is_missing_and_nothing_twice(root, toy):
     history = root / "results" / "train" / f"{NAME}.csv"
     history.parent.mkdir(parents=True)
     history.write_text("step,epoch,loss,eval_loss\n1,0.5,2.5,\n2,1,2.25,2.75\n")
-    assert tracking.sync(root, PARAMS, root) == tracking.Synced(1, None)
-    assert tracking.sync(root, PARAMS, root).runs == 0
+    assert sync(root) == tracking.Synced(1, None)
+    assert sync(root).runs == 0
     (made,) = runs(root)
     client = tracking._client()
 
@@ -226,10 +245,10 @@ def test_sync_fills_what_is_missing_and_nothing_twice(root, toy):
     assert logged("eval_loss") == [(2, 2.75)]
     assert logged("likes.recall_at_10") == [(0, 0.4)]
     write_scores(root, 0.5)  # evaluated anew: the same run, a new value
-    assert tracking.sync(root, PARAMS, root).runs == 0
+    assert sync(root).runs == 0
     assert logged("likes.recall_at_10")[-1] == (0, 0.5)
     write_student(root, toy, 0.5)
-    assert tracking.sync(root, PARAMS, root).runs == 1
+    assert sync(root).runs == 1
     assert folder.is_dir()
 
 
@@ -238,7 +257,7 @@ def test_sync_takes_no_failed_run_for_the_students(root, toy):
     with pytest.raises(ZeroDivisionError), tracking.run(root, NAME, PARAMS) as opened:
         opened.student(folder)
         raise ZeroDivisionError
-    assert tracking.sync(root, PARAMS, root).runs == 1
+    assert sync(root).runs == 1
     assert sorted(r.info.status for r in runs(root)) == ["FAILED", "FINISHED"]
 
 
@@ -248,27 +267,27 @@ def test_sync_registers_the_champion_that_the_registry_lacks(root, toy, student_
     assert verdict["champion"]
     told = root / "results" / "registry.json"
     told.write_text(json.dumps(verdict))
-    assert tracking.sync(root, params, root).registered is None  # the holder is there
+    assert sync(root, params).registered is None  # the holder is there
     tracking._client().delete_registered_model("seedtalk")  # as in an empty store
 
     told.write_text(json.dumps({**verdict, "champion": False}))
-    assert tracking.sync(root, params, root).registered is None
+    assert sync(root, params).registered is None
     told.write_text(json.dumps(verdict))
     other = params.model_copy(update={"register_": options(metric="mrr")})
-    assert tracking.sync(root, other, root).registered is None  # said of another metric
+    assert sync(root, other).registered is None  # said of another metric
     scores = root / "results" / "eval" / f"{NAME}-likes.json"
     scores.rename(scores.with_suffix(".away"))
-    assert tracking.sync(root, params, root).registered is None  # the run is incomplete
+    assert sync(root, params).registered is None  # the run is incomplete
     scores.with_suffix(".away").rename(scores)
     told.write_text("[]")
     with pytest.raises(InputError, match=r"registry\.json: expected an object"):
-        tracking.sync(root, params, root)
+        sync(root, params)
 
     told.write_text(json.dumps(verdict))
-    again = tracking.sync(root, params, root).registered
+    again = sync(root, params).registered
     assert (again["champion"], again["moved"]) == (True, True)
     assert student_of(root) == tracking.student_digest(root / "models" / NAME)
-    assert tracking.sync(root, params, root) == tracking.Synced(0, None)
+    assert sync(root, params) == tracking.Synced(0, None)
 
 
 def test_alias_moves_to_what_is_not_worse_and_stays_otherwise(root, toy, student_of):
@@ -303,8 +322,47 @@ def test_alias_moves_to_what_is_not_worse_and_stays_otherwise(root, toy, student
         text = json.dumps(verdict)
         assert str(root) not in text
         assert not any(r.info.run_id in text for r in runs(root))
-    unsafe = {".pkl", ".pickle", ".bin", ".pt", ".pth"}
+    unsafe = {".pkl", ".pickle", ".joblib", ".bin", ".pt", ".pth"}
     assert not [p for p in (root / "mlruns").rglob("*") if p.suffix in unsafe]
+
+
+def test_other_catalogue_is_another_version_of_the_same_student(root, toy):
+    folder, scores = write_student(root, toy, 0.0), write_scores(root, 0.4)
+
+    def version(**changes):
+        return register(root, folder, scores, options(), **changes)["version"]
+
+    assert [version(), version(), version(years="always")] == [1, 1, 2]
+    assert [version(items=write_items(root, 39)), version()] == [3, 1]
+
+
+def test_version_names_what_it_needs_and_carries_its_code(root, toy):
+    from packaging.requirements import Requirement
+
+    put_up(root, toy, 0.0, 0.4)
+    (version,) = (path.parent for path in (root / "mlruns").rglob("MLmodel"))
+    required = [Requirement(line) for line in (version / "requirements.txt").read_text().split()]
+    assert {r.name for r in required} >= {"mlflow", "torch", "transformers", "rapidfuzz"}
+    assert all(len(r.specifier) == 1 and "+" not in str(r.specifier) for r in required)
+    assert (version / "code" / "seedtalk" / "recommender.py").is_file()
+    assert not [path for path in version.rglob("*") if path.suffix in (".pyc", ".pkl")]
+    model = (version / "MLmodel").read_text()
+    assert "loader_module: seedtalk.recommender" in model and "cloudpickle" not in model
+
+
+def test_version_of_another_kind_is_refused(root, toy):
+    import mlflow
+
+    put_up(root, toy, 0.0, 0.4)
+    client = tracking._client()
+    other = root / "other"
+    other.mkdir()
+    (other / "MLmodel").write_text("flavors: {}\n")
+    made = client.create_model_version("seedtalk", source=other.as_uri())
+    client.set_registered_model_alias("seedtalk", "champion", made.version)
+    assert mlflow.get_tracking_uri().startswith("sqlite:")
+    with pytest.raises(InputError, match="version 2 of seedtalk holds no student that seedtalk"):
+        tracking.champion(root, "seedtalk", "champion")
 
 
 @pytest.fixture
@@ -342,11 +400,11 @@ def test_version_that_reads_back_differently_does_not_pass(root, toy, monkeypatc
 def test_missing_student_or_score_is_an_input_error(root, toy):
     folder, scores = write_student(root, toy, 0.0), write_scores(root, 0.4)
     with pytest.raises(InputError, match=r"gone\.json: no such file; register\.student"):
-        tracking.register(root, folder, root / "gone.json", options(), cache_dir=root)
+        register(root, folder, root / "gone.json", options())
     with pytest.raises(InputError, match="no ndcg@10 of toy-full"):
-        tracking.register(root, folder, scores, options(metric="ndcg@10"), cache_dir=root)
+        register(root, folder, scores, options(metric="ndcg@10"))
     with pytest.raises(InputError, match=r"student\.json: no such file"):
-        tracking.register(root, root / "models", scores, options(), cache_dir=root)
+        register(root, root / "models", scores, options())
 
 
 def test_store_that_fails_is_a_run_error_that_says_which(tmp_path, monkeypatch):

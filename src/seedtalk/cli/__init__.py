@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,12 @@ import click
 
 from seedtalk import __version__
 from seedtalk.cli.cost import cost
+from seedtalk.cli.export import export
+from seedtalk.cli.fetch import fetch
 from seedtalk.cli.ledger import ledger
+from seedtalk.cli.score import predictions, score
 from seedtalk.cli.teacher import teacher
+from seedtalk.cli.tune import tune
 from seedtalk.errors import InputError, RunError
 from seedtalk.workspace import IN_FILE, cache_dir, input_option, params_option, root
 
@@ -28,73 +31,13 @@ def main() -> None:
 
 
 main.add_command(cost)
+main.add_command(export)
+main.add_command(fetch)
 main.add_command(ledger)
+main.add_command(score)
 main.add_command(teacher)
-
-
-@main.group()
-def fetch() -> None:
-    """Get data and models, pinned by content hash."""
-
-
-@fetch.command("quickstart")
-@click.option("--verify", is_flag=True, help="Hash every file again, also where nothing changed.")
-def fetch_quickstart(verify: bool) -> None:
-    """Get the reviews, ratings, student and encoder of the default run into data/."""
-    from seedtalk.fetching import QUICKSTART
-    from seedtalk.fetching import fetch as get
-
-    project = root()
-    fetched = get(QUICKSTART, project / "data", cache_dir(), verify=verify)
-    # A fetch may have been killed after the data came to stand, before DVC had them.
-    if (project / "data.dvc").is_file() and (fetched or not _in_dvc(project)):
-        _keep_in_dvc(project)
-    click.echo(
-        "data/quickstart is fetched; its hashes are as pinned."
-        if fetched
-        else "data/quickstart is in place."
-    )
-
-
-@fetch.command("teacher")
-@click.option("--verify", is_flag=True, help="Hash the model again, also where nothing changed.")
-def fetch_teacher(verify: bool) -> None:
-    """Get a real language model (1.1 GB) into corpora/teacher/, to teach on this machine."""
-    from seedtalk.fetching import TEACHER
-    from seedtalk.fetching import fetch as get
-
-    fetched = get(TEACHER, root() / "corpora", cache_dir(), verify=verify)
-    state = "is fetched; its hash is as pinned" if fetched else "is in place"
-    click.echo(f"corpora/teacher {state}. Start it with `seedtalk teacher serve`.")
-
-
-def _in_dvc(project: Path) -> bool:
-    """Return whether DVC's cache, at its default place, has what data.dvc pins."""
-    import yaml
-
-    try:
-        md5 = str(yaml.safe_load((project / "data.dvc").read_bytes())["outs"][0]["md5"])
-    except (yaml.YAMLError, KeyError, IndexError, TypeError):
-        return False  # `dvc commit` says what is wrong with the file
-    return (project / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]).is_file()
-
-
-def _keep_in_dvc(project: Path) -> None:
-    """Put data/ into DVC's cache; DVC refuses where the content is not what data.dvc pins."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "commit", "--quiet", "data.dvc"],
-        cwd=project,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise InputError(
-            "data/ holds something else than data.dvc pins. It is for the quickstart alone: move "
-            "your own files to corpora/<name>/, then run `dvc checkout data.dvc`\n"
-            + done.stderr.strip()
-        )
+main.add_command(tune)
+export.add_command(predictions)
 
 
 @main.command()
@@ -109,10 +52,18 @@ def overrides(profile: Path) -> None:
 @main.command()
 @params_option
 @input_option("results", "results", "Folder of the evaluated run.", directory=True)
-def show(params: Any, results: Path) -> None:
-    """Print the result table of the last run."""
-    from seedtalk.reporting import print_results
+@click.argument("revisions", metavar="[REV]...", nargs=-1)
+def show(params: Any, results: Path, revisions: tuple[str, ...]) -> None:
+    """Print the result table of the last run, or the mean over several.
 
+    With REVs (experiments, branches, commits) of runs that differ in their seed only, it prints
+    the mean over these and its interval over the seeds.
+    """
+    from seedtalk.reporting import print_results, print_seeds
+
+    if revisions:
+        print_seeds(root(), revisions, params.report.headline)
+        return
     print_results(results, params.report.headline)
     report = results / "report.html"
     if report.is_file():
@@ -136,7 +87,13 @@ def chat(params: Any, items: Path, model: Path | None, count: int) -> None:
 
     catalogue = read_table(items, "items")
     folder = model or tracking.champion(root(), params.register_.model, params.register_.alias)
-    talk(folder, catalogue, count=count, cache_dir=cache_dir())
+    talk(
+        folder,
+        catalogue,
+        count=count,
+        years=params.curate.years,
+        cache_dir=cache_dir(),
+    )
 
 
 @main.command()
@@ -144,8 +101,9 @@ def chat(params: Any, items: Path, model: Path | None, count: int) -> None:
 def sync(params: Any) -> None:
     """Fill in the MLflow runs and champion that DVC's run cache passed by; safe to repeat."""
     from seedtalk import tracking
+    from seedtalk.recommender import save_recommender
 
-    done = tracking.sync(root(), params, cache_dir())
+    done = tracking.sync(root(), params, cache_dir(), save_recommender)
     click.echo(
         f"{done.runs} run(s) added." if done.runs else "MLflow already holds every trained student."
     )

@@ -49,7 +49,8 @@ def cost(params: Any, requests: Path, seeds: tuple[int, ...], as_json: bool) -> 
         options, options.prices
     )  # fmt: skip
     path = root() / ".cache" / teacher.LEDGER
-    with Ledger(path) if path.is_file() and not free else nullcontext() as ledger:
+    known = path.is_file() and not free
+    with Ledger(path, reading=True) if known else nullcontext() as ledger:
         bodies = [line["body"] for line in lines]
         quotes, basis = quote.quote(bodies, options, price, ledger, seeds)
     said = [quote.verdicts(each, options) for each in quotes]

@@ -62,7 +62,7 @@ def stats(path: Path, as_json: bool) -> None:
     from seedtalk.teacher.ledger import Ledger
     from seedtalk.teacher.ledger.upkeep import statistics
 
-    with Ledger(path) as opened:
+    with Ledger(path, reading=True) as opened:
         found = statistics(opened)
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -131,7 +131,7 @@ def export(path: Path, file: str, form: str, model: str | None) -> None:
 
     lines = _csv if form == "csv" else _jsonl
     count = 0
-    with Ledger(path) as opened:
+    with Ledger(path, reading=True) as opened:
         if file == "-":
             for line in lines(opened, model):
                 click.echo(line, nl=False)
@@ -197,7 +197,7 @@ def verify(path: Path) -> None:
     from seedtalk.teacher.ledger.upkeep import faults
 
     count = 0
-    with Ledger(path) as opened:
+    with Ledger(path, reading=True) as opened:
         for fault in faults(opened):
             click.echo(_plain(fault))
             count += 1
@@ -237,7 +237,7 @@ def gc(
     from seedtalk.teacher.ledger.upkeep import collect
 
     bodies = [request["body"] for file in keep for request in read_requests(file)]
-    with Ledger(path) as opened:
+    with Ledger(path, reading=dry_run) as opened:
         freed = collect(
             opened,
             keep=bodies if keep else None,

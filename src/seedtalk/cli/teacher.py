@@ -50,7 +50,7 @@ def serve(
 ) -> None:
     """Serve the local teacher at an OpenAI-compatible address until Ctrl-C."""
     from seedtalk import serving
-    from seedtalk.fetching import TEACHER, TEACHER_MODEL
+    from seedtalk.fetching.packages import TEACHER, TEACHER_MODEL
 
     options = serving.Serving(
         model=model or root() / "corpora" / TEACHER.name / TEACHER_MODEL,

@@ -1,14 +1,14 @@
 """What stands beside every student: rankings without a language model's judgement.
 
-Each baseline ranks the same candidates of the same queries. Ties go by popularity (except for
-`random` and `copy-context`), then by the lowest item id.
+Each baseline ranks the same candidates of the same queries: by one of the domain's own signals
+(`priors`), by the votes of the training dialogues, by copying, or by chance. Ties go by popularity
+(except for `random` and `copy-context`), then by the lowest item id.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from seedtalk.errors import InputError
 from seedtalk.evaluation.metrics import rank
 from seedtalk.evaluation.protocols import Query, generator
-from seedtalk.records import Dialogue, read_json
-from seedtalk.signals import read_blocks
+from seedtalk.records import SIGNALS, Dialogue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,19 +25,42 @@ if TYPE_CHECKING:
 Scores = NDArray[np.float64]
 Ranking = list[str]
 
+OF_SIGNAL = {  # name of the baseline that ranks by it
+    "popularity": "popularity",
+    "recency": "recency",
+    "year": "newest",
+    "item_item": "item-item",
+    "factors": "factors",
+    "content": "content",
+    "metadata": "neighbours-metadata",
+    "reviews": "neighbours-reviews",
+    "bm25": "bm25",
+}
+
 _WORD = re.compile(r"\w+")
 _BLOCK = 256  # queries compared with the whole corpus at a time
 
 
-def likes(interactions: pd.DataFrame) -> dict[str, int]:
-    """Return how many users like each item (records.INTERACTIONS; each pair counts once)."""
-    liked = interactions.loc[interactions["liked"], ["user_id", "item_id"]].drop_duplicates()
-    return {str(item): int(count) for item, count in liked["item_id"].value_counts().items()}
+def by_signals(
+    posed: Sequence[Query], signals: Sequence[NDArray[np.float32]]
+) -> dict[str, list[Ranking]]:
+    """Return the rankings by each of the domain's own signals, by the baseline's name.
 
-
-def by_popularity(posed: Sequence[Query], popularity: Mapping[str, int]) -> list[Ranking]:
-    """Rank by number of likes."""
-    return [rank(query.candidates, _popular(query, popularity)) for query in posed]
+    Parameters
+    ----------
+    posed
+        Q queries.
+    signals
+        Q arrays (C, `SIGNALS`), from `priors.compute`.
+    """
+    popularity = SIGNALS.index("popularity")
+    return {
+        OF_SIGNAL[name]: [
+            _ranked(query, values[:, column], values[:, popularity])
+            for query, values in zip(posed, signals, strict=True)
+        ]
+        for column, name in enumerate(SIGNALS)
+    }
 
 
 def by_chance(posed: Sequence[Query], seed: int) -> list[Ranking]:
@@ -77,46 +99,12 @@ def by_copying(posed: Sequence[Query], titles: Mapping[str, str], seed: int) -> 
     return rankings
 
 
-def by_items(
-    posed: Sequence[Query],
-    interactions: pd.DataFrame,
-    catalogue: Sequence[str],
-    popularity: Mapping[str, int],
-) -> list[Ranking]:
-    """Rank by item-item collaborative filtering on the mentioned items.
-
-    A candidate's score is the sum of its cosines to the mentioned items, each item being the
-    binary vector of the users who like it (Sarwar et al. 2001). No mentioned item, no score:
-    then popularity decides.
-    """
-    from scipy.sparse import csc_array
-    from sklearn.preprocessing import normalize
-
-    column_of = {item: column for column, item in enumerate(catalogue)}
-    liked = interactions.loc[interactions["liked"], ["user_id", "item_id"]].drop_duplicates()
-    liked = liked[liked["item_id"].isin(column_of)]
-    rows = liked["user_id"].factorize()[0]
-    columns = [column_of[item] for item in liked["item_id"]]
-    counts = csc_array(
-        (np.ones(len(liked)), (rows, columns)), shape=(max(rows, default=0) + 1, len(catalogue))
-    )
-    unit = normalize(counts, axis=0)
-    rankings = []
-    for query in posed:
-        mentioned = [column_of[item] for item in query.mentioned if item in column_of]
-        profile = unit[:, mentioned].sum(axis=1)
-        cosines = unit[:, [column_of[item] for item in query.candidates]].T @ profile
-        # Rounded so that sums of the same cosines in another order stay tied.
-        rankings.append(rank(query.candidates, cosines.round(9), _popular(query, popularity)))
-    return rankings
-
-
 def by_neighbours(
     posed: Sequence[Query],
     asked: NDArray[np.float32],
     corpus: NDArray[np.float32],
     votes: Sequence[Sequence[str]],
-    popularity: Mapping[str, int],
+    popularity: Sequence[NDArray[np.float32]],
     *,
     neighbours: int,
 ) -> list[Ranking]:
@@ -136,7 +124,7 @@ def by_neighbours(
     votes
         N lists of item ids, best first.
     popularity
-        Likes, which break ties.
+        Q arrays (C,), which break the ties of the query's candidates.
     neighbours
         How many texts vote; all where there are fewer.
 
@@ -160,7 +148,7 @@ def by_neighbours(
                 for place, item in enumerate(votes[row], start=1):
                     given[item] = given.get(item, 0.0) + weight / np.log2(1 + place)
             scores = np.array([given.get(item, 0.0) for item in query.candidates])
-            rankings.append(rank(query.candidates, scores, _popular(query, popularity)))
+            rankings.append(_ranked(query, scores, popularity[start + number]))
     return rankings
 
 
@@ -175,52 +163,16 @@ def last_words(query: Query) -> str:
     return "\n".join(words)
 
 
-def review_vectors(
-    embeddings: Path,
-    reviews: pd.DataFrame,
-    encoder: str,
-    embed: Callable[[Sequence[str]], NDArray[np.float32]],
-) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the item of each review and the vectors of their texts.
-
-    Parameters
-    ----------
-    embeddings
-        Folder written by embed: its vectors are used where they are of `encoder` and
-        mean-pooled.
-    reviews
-        `records.REVIEWS`, encoded anew by `embed` where they are not.
-    encoder
-        Name of the encoder that `embed` uses.
-    embed
-        Turns N texts into (N, d) mean-pooled vectors.
-
-    Raises
-    ------
-    InputError
-        When the folder is incomplete.
-    """
-    path = embeddings / "encoder.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run `dvc repro embed`")
-    made = read_json(path)
-    if (made.get("encoder"), made.get("pooling")) == (encoder, "mean"):
-        blocks = read_blocks(embeddings)
-        return blocks.rows["item_id"].astype(str).tolist(), blocks.review
-    return reviews["item_id"].astype(str).tolist(), embed(reviews["text"].tolist())
-
-
 def rank_baselines(
     posed: Sequence[Query],
     items: pd.DataFrame,
-    interactions: pd.DataFrame,
+    signals: Sequence[NDArray[np.float32]],
     dialogues: Sequence[Dialogue],
-    reviewed: Sequence[str],
-    review_vectors: NDArray[np.float32],
     embed: Callable[[Sequence[str]], NDArray[np.float32]],
     *,
     neighbours: int,
     seed: int,
+    depth: int | None,
 ) -> dict[str, list[Ranking]]:
     """Return the rankings of every baseline, by its name.
 
@@ -228,60 +180,54 @@ def rank_baselines(
     ----------
     posed
         Queries.
-    items, interactions
-        `records.ITEMS` and `records.INTERACTIONS`; the latter without held-out users.
+    items
+        `records.ITEMS`.
+    signals
+        One array (C, `SIGNALS`) a query, from `priors.compute`.
     dialogues
         Training dialogues: their user messages are searched, their targets vote.
-    reviewed, review_vectors
-        The item of each of N reviews and the (N, d) vectors of their texts.
     embed
-        Turns texts into vectors of the same space as `review_vectors`.
+        Turns texts into vectors.
     neighbours
-        Texts that vote in the nearest-neighbour baselines.
+        Dialogues that vote.
     seed
         Of random orders.
+    depth
+        Items ranked at most; None ranks every candidate.
 
     Raises
     ------
     InputError
-        When there are no dialogues or no reviews.
+        When there are no dialogues.
     """
     if not dialogues:
         raise InputError("neighbours-dialogues: there are no training dialogues; see curate")
-    popularity = likes(interactions)
-    catalogue = sorted(map(str, items["item_id"]))
     titles = dict(zip(items["item_id"].astype(str), items["title"].astype(str), strict=True))
-    asked = embed([last_words(query) for query in posed])
     wanted = [
         "\n".join(m.content for m in dialogue.messages if m.role == "user")
         for dialogue in dialogues
     ]
-    return {
+    rankings = {
         "random": by_chance(posed, seed),
-        "popularity": by_popularity(posed, popularity),
         "copy-context": by_copying(posed, titles, seed),
-        "item-item": by_items(posed, interactions, catalogue, popularity),
+        **by_signals(posed, signals),
         "neighbours-dialogues": by_neighbours(
             posed,
-            asked,
+            embed([last_words(query) for query in posed]),
             embed(wanted),
             [dialogue.targets for dialogue in dialogues],
-            popularity,
-            neighbours=neighbours,
-        ),
-        "neighbours-reviews": by_neighbours(
-            posed,
-            asked,
-            review_vectors,
-            [[item] for item in reviewed],
-            popularity,
+            [values[:, SIGNALS.index("popularity")] for values in signals],
             neighbours=neighbours,
         ),
     }
+    return {
+        name: [ranking[:depth] for ranking in of_queries] for name, of_queries in rankings.items()
+    }
 
 
-def _popular(query: Query, popularity: Mapping[str, int]) -> Scores:
-    return np.array([popularity.get(item, 0) for item in query.candidates], dtype=np.float64)
+def _ranked(query: Query, scores: NDArray[np.floating], popularity: NDArray[np.float32]) -> Ranking:
+    # Candidates are sorted by id, and what is still tied keeps that order.
+    return [query.candidates[place] for place in np.lexsort([-popularity, -scores])]
 
 
 def _chance(query: Query, seed: int) -> Scores:

@@ -1,4 +1,4 @@
-"""Percentile bootstrap over conversations, the unit that was sampled.
+"""Intervals: percentile bootstrap over conversations, the unit that was sampled; t over runs.
 
 Queries of one conversation share a seeker and are not independent, so whole conversations are
 drawn with replacement (Efron & Tibshirani 1993, chapters 8 and 13). Equal seeds draw equal
@@ -129,6 +129,37 @@ def paired(
     if left.shape != right.shape:
         raise ValueError(f"paired scores need equal shapes, got {left.shape} and {right.shape}")
     return intervals(left - right, weights, clusters, resamples=resamples, seed=seed)
+
+
+def over_runs(values: ArrayLike) -> list[Interval]:
+    """Return, for each column, the mean over runs and its 95% t-interval.
+
+    The mean of R runs, plus and minus Student's t at R - 1 degrees of freedom times the sample's
+    deviation over the root of R. It covers what the runs differ in, such as the seed of
+    selection, training and sampling, and not the choice of conversations.
+
+    Parameters
+    ----------
+    values
+        (R, M): one row per run, one column per metric.
+
+    Raises
+    ------
+    InputError
+        With fewer than two runs.
+    """
+    from scipy.stats import t
+
+    value = np.asarray(values, dtype=np.float64)
+    count = len(value)
+    if count < 2:
+        raise InputError(f"an interval over runs needs at least 2 of them, got {count}")
+    mean = value.mean(axis=0)
+    half = t.ppf((1 + LEVEL) / 2, count - 1) * value.std(axis=0, ddof=1) / np.sqrt(count)
+    return [
+        Interval(mean=_rounded(m), low=_rounded(m - h), high=_rounded(m + h))
+        for m, h in zip(mean, half, strict=True)
+    ]
 
 
 def _rounded(value: float) -> float:

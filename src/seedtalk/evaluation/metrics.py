@@ -1,7 +1,8 @@
 """Ranking metrics of predictions, their summary and their paired differences.
 
-Predictions have one row per system and query: the targets of the query and every candidate,
-best first. `docs/evaluation.md` says what each number means.
+Predictions have one row per system and query: the targets of the query and the ranked
+candidates, best first: all of them, or as many as a search was to find. `docs/evaluation.md` says
+what each number means.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEYS = ["system", "conversation_id", "query"]
-COUNTS = ["targets", "candidates"]
+COUNTS = ["targets", "ranked"]
 
 
 def rank(candidates: Sequence[str], *scores: NDArray[np.float64]) -> list[str]:
@@ -57,8 +58,11 @@ def query_metrics(
 
     Ranks count from 1. A target that is not in the ranking is missed at every k.
     """
-    place = {item: number for number, item in enumerate(ranking, start=1)}
-    ranks = np.sort([place.get(target, np.inf) for target in targets])
+    wanted = dict.fromkeys(targets, np.inf)
+    for number, item in enumerate(ranking, start=1):
+        if item in wanted:
+            wanted[item] = number
+    ranks = np.sort([wanted[target] for target in targets])
     gains = 1 / np.log2(1 + ranks)
     ideal = np.cumsum(1 / np.log2(np.arange(2, len(targets) + 2)))
     values: dict[str, float] = {}
@@ -85,8 +89,8 @@ def per_query_metrics(predictions: pd.DataFrame, cutoffs: Sequence[int]) -> pd.D
     Returns
     -------
     DataFrame
-        ``system``, ``conversation_id``, ``query``, ``targets`` (how many), ``candidates`` (how
-        many), then ``recall@k``, ``ndcg@k`` for each k, and ``mrr``.
+        ``system``, ``conversation_id``, ``query``, ``targets`` (how many), ``ranked`` (how many),
+        then ``recall@k``, ``ndcg@k`` for each k, and ``mrr``.
 
     Raises
     ------
@@ -111,7 +115,7 @@ def per_query_metrics(predictions: pd.DataFrame, cutoffs: Sequence[int]) -> pd.D
                 "conversation_id": conversation_id,
                 "query": query,
                 "targets": len(targets),
-                "candidates": len(ranking),
+                "ranked": len(ranking),
                 **query_metrics(ranking, targets, cutoffs),
             }
         )
@@ -169,8 +173,8 @@ def paired_difference(
     Raises
     ------
     InputError
-        When a frame has several systems or the two differ in queries, targets, candidates or
-        metrics.
+        When a frame has several systems or the two differ in queries, targets or metrics. How
+        many items each ranked may differ: a search ranks fewer than a score of every candidate.
     """
     names = []
     for frame in (a, b):
@@ -183,9 +187,9 @@ def paired_difference(
     right = b.sort_values(query, ignore_index=True)
     if list(left.columns) != list(right.columns):
         raise InputError(f"{names[0]} and {names[1]} were scored with different metrics")
-    if not left[[*query, *COUNTS]].equals(right[[*query, *COUNTS]]):
+    if not left[[*query, "targets"]].equals(right[[*query, "targets"]]):
         raise InputError(
-            f"{names[0]} and {names[1]} were not scored on the same queries and candidates; "
+            f"{names[0]} and {names[1]} were not scored on the same queries; "
             "evaluate both with the same benchmark and parameters"
         )
     return _by_metric(

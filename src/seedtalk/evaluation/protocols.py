@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
@@ -39,6 +39,16 @@ class Query:
     mentioned: list[str]  # item ids in the context, by first mention
     targets: list[str]  # catalogue items the turn mentions for the first time
     candidates: list[str]  # item ids to be ranked, targets among them, sorted by id
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A recommender turn, after the seeker's first, that mentions a catalogue item."""
+
+    turn: int  # 0-based place in its conversation
+    mentioned: list[str]  # item ids of the turns before it, by first mention
+    fresh: list[str]  # catalogue items it mentions for the first time
+    repeated: list[str]  # catalogue items it mentions again (He et al.'s condition discussion)
 
 
 def queries(
@@ -90,7 +100,7 @@ def queries(
     for name, raw, known_items in zip(
         mine["conversation_id"].astype(str), mine["turns"], mine["seen"], strict=True
     ):
-        if posed := _posed(name, [_turn(turn) for turn in raw], members):
+        if posed := _posed(name, read_turns(raw), members):
             seen = {str(item) for item in known_items}
             found[name] = [
                 _with_candidates(query, seen, catalogue, options.candidates, seed)
@@ -110,8 +120,13 @@ def queries(
 
 def digest(posed: Sequence[Query]) -> str:
     """Return the sha256 of everything a system is asked: equal digests, comparable numbers."""
-    text = json.dumps([asdict(query) for query in posed], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    names = [field.name for field in fields(Query)]
+    hashed = hashlib.sha256()
+    for place, query in enumerate(posed):  # piece by piece: candidates may be a whole catalogue
+        text = json.dumps({name: getattr(query, name) for name in names}, sort_keys=True)
+        hashed.update(("[" if place == 0 else ", ").encode() + text.encode())
+    hashed.update(b"]" if posed else b"[]")
+    return hashed.hexdigest()
 
 
 def generator(seed: int, query: Query, purpose: str) -> np.random.Generator:
@@ -119,25 +134,44 @@ def generator(seed: int, query: Query, purpose: str) -> np.random.Generator:
     return np.random.default_rng(_hash(seed, query.conversation_id, query.turn, purpose))
 
 
-def _turn(raw: dict[str, Any]) -> Turn:
-    items = [] if raw["items"] is None else [str(item) for item in raw["items"]]
-    return {"role": raw["role"], "text": str(raw["text"]), "items": items}
+def read_turns(raw: Iterable[Mapping[str, Any]]) -> list[Turn]:
+    """Return the turns of a row of `records.CONVERSATIONS`, as Parquet gives them back."""
+    return [
+        {
+            "role": turn["role"],
+            "text": str(turn["text"]),
+            "items": [] if turn["items"] is None else [str(item) for item in turn["items"]],
+        }
+        for turn in raw
+    ]
 
 
-def _posed(conversation_id: str, turns: list[Turn], catalogue: set[str]) -> list[Query]:
-    posed = []
+def asked_turns(turns: Sequence[Turn], catalogue: Collection[str]) -> Generator[Asked, None, None]:
+    """Yield the recommender turns that an answer may be held against.
+
+    Those after the seeker's first turn that mention a catalogue item. Each counts by itself where
+    the recommender speaks several times in a row: what an earlier one mentioned, either side's
+    and whatever the seeker thought of it, is no longer new.
+    """
     mentioned: dict[str, None] = {}
     asked = False
     for number, turn in enumerate(turns):
         if turn["role"] == "recommender" and asked:
-            fresh = _distinct(i for i in turn["items"] if i not in mentioned and i in catalogue)
-            if fresh:
-                posed.append(
-                    Query(conversation_id, number, turns[:number], list(mentioned), fresh, [])
-                )
+            known = [i for i in dict.fromkeys(turn["items"]) if i in catalogue]
+            if known:
+                fresh = [i for i in known if i not in mentioned]
+                repeated = [i for i in known if i in mentioned]
+                yield Asked(number, list(mentioned), fresh, repeated)
         asked = asked or turn["role"] == "seeker"
         mentioned.update(dict.fromkeys(turn["items"]))
-    return posed
+
+
+def _posed(conversation_id: str, turns: list[Turn], catalogue: set[str]) -> list[Query]:
+    return [
+        Query(conversation_id, asked.turn, turns[: asked.turn], asked.mentioned, asked.fresh, [])
+        for asked in asked_turns(turns, catalogue)
+        if asked.fresh
+    ]
 
 
 def _with_candidates(
@@ -165,10 +199,6 @@ def _with_candidates(
         query.targets,
         sorted([*query.targets, *others]),
     )
-
-
-def _distinct(ids: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(ids))
 
 
 def _hash(*parts: str | int) -> int:

@@ -10,9 +10,10 @@ from seedtalk.params import Evaluate, Report
 from seedtalk.records import atomic_dir, atomic_file, write_json
 from seedtalk.reporting import figures, page, tables, viewer
 from seedtalk.reporting.inputs import Evidence, read_evidence
+from seedtalk.reporting.seeds import print_seeds
 from seedtalk.reporting.terminal import print_results
 
-__all__ = ["print_results", "read_evidence", "write_report"]
+__all__ = ["print_results", "print_seeds", "read_evidence", "write_report"]
 
 
 def write_report(

@@ -31,7 +31,7 @@ class Row:
     mean: float
     low: float
     high: float
-    kind: Literal["tuned", "zero-shot", "baseline"]
+    kind: Literal["tuned", "zero-shot", "blend", "baseline"]
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def intervals(
             axes.plot(
                 row.mean,
                 place,
-                marker="D" if row.kind == "tuned" else "o",
+                marker={"tuned": "D", "blend": "s"}.get(row.kind, "o"),
                 ms=6.5,
                 mfc=colour if filled else "white",
                 mec=colour,
@@ -175,7 +175,7 @@ def intervals(
             )
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
-            if row.kind == "tuned":
+            if row.kind in ("tuned", "blend"):
                 tick.set_fontweight("bold")
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)

@@ -15,7 +15,10 @@ from seedtalk.records import Dialogue, Provenance, Rejected, read_json, read_jso
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["tuned", "zero-shot", "baseline"]
+Kind = Literal["tuned", "zero-shot", "blend", "baseline"]
+
+SIGNALS = "signals"  # the blend without its student: a baseline
+SLICES = ("with_reviews", "without_reviews")  # kinds of targets
 
 # What the page cannot do without; a dot leads into an object.
 CORPUS = (
@@ -77,6 +80,8 @@ class System:
         Which it is.
     student
         The model it is made of; None for a baseline.
+    alone
+        Of a blend, the name of the student in it; else None.
     scores
         Metric to mean and 95% interval.
     queries
@@ -88,15 +93,44 @@ class System:
     student: str | None
     scores: dict[str, Interval]
     queries: pd.DataFrame
+    alone: str | None = None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Recall on one kind of targets.
+
+    Attributes
+    ----------
+    targets, conversations
+        How many there are.
+    scores
+        System to recall@k to mean and interval; empty where there are too few to tell.
+    """
+
+    targets: int
+    conversations: int
+    scores: dict[str, dict[str, Interval]]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Every system on the same queries."""
+    """Every system on the same queries, and its recall by kind of target (`SLICES`)."""
 
     name: str
     protocol: dict[str, Any]
     systems: list[System]
+    slices: dict[str, Slice]
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file of scores: where it is, what makes it, and which systems it must hold."""
+
+    stem: str
+    stage: str
+    owner: tuple[str, str] | None  # student and tuning; None of the baselines
+    blend: bool
 
 
 @dataclass(frozen=True)
@@ -151,8 +185,8 @@ def read_evidence(
     cutoffs
         Values of k.
     scores, predictions
-        Folders of ``<system>-<benchmark>.json`` and ``.parquet``, ``baselines-<benchmark>``
-        among them.
+        Folders of ``<student>-<tuning>-<benchmark>.json`` and ``.parquet``,
+        ``<student>-<tuning>-blend-<benchmark>`` and ``baselines-<benchmark>`` among them.
     corpus, selection, teacher, synthesis
         The counts that ingest, select, generate and curate wrote.
     gain, gains, overlap, points
@@ -207,22 +241,37 @@ def _benchmark(
     scores: Path,
     predictions: Path,
 ) -> Benchmark:
-    files: list[tuple[str, str, list[tuple[str, str]]]] = [
-        (f"{student}-{tuning}-{name}", f"evaluate@{student}-{tuning}-{name}", [(student, tuning)])
-        for student, tuning in matrix
+    files = [
+        *(
+            _File(f"{student}-{tuning}-{name}", f"evaluate@{student}-{tuning}-{name}", owner, False)
+            for owner in matrix
+            for student, tuning in [owner]
+        ),
+        *(
+            _File(
+                f"{student}-{tuning}-blend-{name}", f"blend@{student}-{tuning}-{name}", owner, True
+            )
+            for owner in matrix
+            for student, tuning in [owner]
+        ),
+        _File(f"baselines-{name}", f"baseline@{name}", None, False),
     ]
-    files.append((f"baselines-{name}", f"baseline@{name}", []))
     first: tuple[str, str, str] | None = None
     protocol: dict[str, Any] = {}
     systems: list[System] = []
-    for stem, stage, owners in files:
-        path = scores / f"{stem}.json"
-        content = _mapping(path, ["benchmark", "digest", "protocol", "systems"], stage)
+    slices: dict[str, Slice] = {}
+    for file in files:
+        path, stage = scores / f"{file.stem}.json", file.stage
+        content = _mapping(path, ["benchmark", "digest", "protocol", "systems", "slices"], stage)
         for key in ("candidates", "queries", "conversations"):
             if not isinstance(content["protocol"].get(key), int):
                 raise InputError(
                     f"{at(path, field=f'protocol.{key}')}: no count there; run `dvc repro {stage}`"
                 )
+        if not isinstance(content["protocol"].get("chance"), dict):
+            raise InputError(
+                f"{at(path, field='protocol.chance')}: missing; run `dvc repro -f {stage}`"
+            )
         if first is None:
             first = (str(content["digest"]), path.name, stage)
             protocol = dict(content["protocol"])
@@ -231,38 +280,75 @@ def _benchmark(
                 f"{at(path, field='digest')}: not scored on the queries of {first[1]}; "
                 f"run `dvc repro {first[2]} {stage}`"
             )
-        queries = per_query_metrics(_predictions(predictions / f"{stem}.parquet", stage), cutoffs)
-        expected = [f"{student}-{tuning}" for student, tuning in owners] or sorted(
-            content["systems"]
-        )
-        for system in expected:
+        table = predictions / f"{file.stem}.parquet"
+        queries = per_query_metrics(_predictions(table, stage), cutoffs)
+        known = {system.name for system in systems}
+        for system in _expected(file, content["systems"]):
+            if system in known:
+                continue  # `signals` is in every blend's file, and the same in each
             found = content["systems"].get(system)
             rows = queries[queries["system"] == system].reset_index(drop=True)
             if found is None or rows.empty:
                 raise InputError(
-                    f"{at(path if found is None else predictions / f'{stem}.parquet')}: "
+                    f"{at(path if found is None else table)}: "
                     f"system '{system}' is missing; run `dvc repro {stage}`"
                 )
-            _check_scores(path, system, found, metric_names(cutoffs), stage)
-            kind, student = _kind(owners)
-            systems.append(System(system, kind, student, found, rows))
-    return Benchmark(name, protocol, systems)
+            _check_scores(path, f"systems.{system}", found, metric_names(cutoffs), stage)
+            systems.append(_system(file, system, found, rows))
+            _add_slices(slices, path, content["slices"], system, cutoffs, stage)
+    return Benchmark(name, protocol, systems, slices)
 
 
-def _kind(owners: Sequence[tuple[str, str]]) -> tuple[Kind, str | None]:
-    if not owners:
-        return "baseline", None
-    student, tuning = owners[0]
-    return ("zero-shot" if tuning == "zero-shot" else "tuned"), student
+def _expected(file: _File, systems: Iterable[str]) -> list[str]:
+    if file.owner is None:
+        return sorted(systems)
+    alone = "-".join(file.owner)
+    return [f"{alone}-blend", SIGNALS] if file.blend else [alone]
 
 
-def _check_scores(path: Path, system: str, found: Any, metrics: Iterable[str], stage: str) -> None:
+def _system(file: _File, name: str, found: dict[str, Interval], queries: pd.DataFrame) -> System:
+    if file.owner is None or name == SIGNALS:
+        return System(name, "baseline", None, found, queries)
+    student, tuning = file.owner
+    if file.blend:
+        return System(name, "blend", student, found, queries, f"{student}-{tuning}")
+    return System(name, "zero-shot" if tuning == "zero-shot" else "tuned", student, found, queries)
+
+
+def _add_slices(
+    slices: dict[str, Slice],
+    path: Path,
+    content: Any,
+    system: str,
+    cutoffs: Sequence[int],
+    stage: str,
+) -> None:
+    for name in SLICES:
+        part = content.get(name) if isinstance(content, dict) else None
+        field = f"slices.{name}"
+        if not isinstance(part, dict) or not isinstance(part.get("systems"), dict):
+            raise InputError(f"{at(path, field=field)}: missing; run `dvc repro -f {stage}`")
+        for key in ("targets", "conversations"):
+            if not isinstance(part.get(key), int):
+                raise InputError(
+                    f"{at(path, field=f'{field}.{key}')}: no count there; run `dvc repro {stage}`"
+                )
+        known = slices.setdefault(name, Slice(part["targets"], part["conversations"], {}))
+        if not part["systems"]:
+            continue
+        found = part["systems"].get(system)
+        recall = [metric for metric in metric_names(cutoffs) if metric.startswith("recall@")]
+        _check_scores(path, f"{field}.systems.{system}", found, recall, stage)
+        known.scores[system] = found
+
+
+def _check_scores(path: Path, place: str, found: Any, metrics: Iterable[str], stage: str) -> None:
     for metric in metrics:
         for part in ("mean", "low", "high"):
             try:
                 float(found[metric][part])
             except (KeyError, TypeError, ValueError) as error:
-                field = f"systems.{system}.{metric}.{part}"
+                field = f"{place}.{metric}.{part}"
                 raise InputError(
                     f"{at(path, field=field)}: no number there; run `dvc repro {stage}`"
                 ) from error

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from seedtalk.records import display_title
 from seedtalk.reporting import figures, tables, words
-from seedtalk.reporting.inputs import Benchmark, Evidence, System
+from seedtalk.reporting.inputs import SLICES, Benchmark, Evidence, System
 from seedtalk.reporting.tables import Comparison
 
 REVIEW_CHARS = 700
@@ -30,6 +30,7 @@ KINDS = {
     "near_miss": "hallucinated: the catalogue has one like it",
     "unknown": "hallucinated: nothing like it in the catalogue",
 }
+TAGS = {"tuned": "tuned", "zero-shot": "untouched", "blend": "with signals", "baseline": ""}
 INVENTED = 10  # titles
 TITLE_CHARS = 80
 COMMANDS = """make setup                                   # the environment
@@ -73,7 +74,6 @@ def render(
     )
     environment.filters.update(
         score=words.score,
-        short=words.short,
         signed=words.signed,
         whole=words.whole,
         percent=words.percent,
@@ -109,6 +109,7 @@ def _benchmark(
     luck = tables.chance(benchmark, headline)
     return {
         "name": benchmark.name,
+        "slices": _slices(benchmark, systems, headline),
         "tiles": _tiles(systems, compared, headline),
         "protocol": words.protocol(benchmark),
         "metrics": metrics,
@@ -116,7 +117,7 @@ def _benchmark(
         "rows": [
             {
                 "name": system.name,
-                "kind": system.kind,
+                "tag": TAGS[system.kind],
                 "cells": [
                     {**system.scores[m], "best": system.scores[m]["mean"] == best[m]}
                     for m in metrics
@@ -132,11 +133,11 @@ def _benchmark(
         ),
         "pairs": [
             {
-                "tuned": tuned,
+                "subject": subject,
                 "figure": _inline(
                     _differences(comparisons, headline),
                     f"pairs-{number}-{place}",
-                    f"Paired differences of {headline}, {tuned} minus each other system; the "
+                    f"Paired differences of {headline}, {subject} minus each other system; the "
                     "numbers are in the table.",
                 ),
                 "rows": [
@@ -144,7 +145,37 @@ def _benchmark(
                     for one in comparisons
                 ],
             }
-            for place, (tuned, comparisons) in enumerate(compared.items())
+            for place, (subject, comparisons) in enumerate(compared.items())
+        ],
+    }
+
+
+def _slices(
+    benchmark: Benchmark, systems: Sequence[System], headline: str
+) -> dict[str, Any] | None:
+    """Return the table of recall on targets with and without reviews; None where all are alike."""
+    parts = [benchmark.slices[name] for name in SLICES]
+    if not all(part.targets for part in parts):
+        return None
+    metric = tables.slice_metric(benchmark, headline)
+    columns = [{name: found[metric] for name, found in part.scores.items()} for part in parts]
+    best = [max((cell["mean"] for cell in cells.values()), default=None) for cells in columns]
+    return {
+        "metric": metric,
+        "words": words.reviewed(benchmark),
+        "counts": [part.targets for part in parts],
+        "rows": [
+            {
+                "name": system.name,
+                "tag": TAGS[system.kind],
+                "cells": [
+                    {**cells[system.name], "best": cells[system.name]["mean"] == top}
+                    if cells
+                    else None
+                    for cells, top in zip(columns, best, strict=True)
+                ],
+            }
+            for system in systems
         ],
     }
 
@@ -157,7 +188,7 @@ def _tiles(
 
     def of(system: System, label: str) -> dict[str, str]:
         found = system.scores[headline]
-        note = f"{headline}, {words.short(found['low'])}–{words.short(found['high'])}"
+        note = f"{headline}, {words.score(found['low'])}–{words.score(found['high'])}"
         return tile(label, words.score(found["mean"]), note)
 
     tiles = []
@@ -176,6 +207,9 @@ def _tiles(
                         f"{words.signed(gap['low'])} to {words.signed(gap['high'])}",
                     )
                 )
+        joined = next((s for s in systems if s.alone == tuned.name), None)
+        if joined is not None:
+            tiles.append(of(joined, f"{tuned.name} with the signals"))
     if baseline is not None:
         tiles.append(of(baseline, f"best baseline: {baseline.name}"))
     return tiles
@@ -186,7 +220,7 @@ def results_figure(
 ) -> Any:
     """Return the interval plot of every system in `headline`, best first."""
     luck = tables.chance(benchmark, headline)
-    marks = "\n◆ tuned student   ○ untouched student   ● baseline" if heading else ""
+    marks = "\n◆ tuned student   ○ untouched   ■ with signals   ● baseline" if heading else ""
     return figures.intervals(
         [
             figures.Row(s.name, kind=s.kind, **s.scores[headline])

@@ -20,15 +20,15 @@ Verdict = Literal["ahead", "behind", "too close to call"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A tuned student minus another system, on the same queries, in the headline metric."""
+    """A tuned student, or a blend with one, minus another system on the same queries."""
 
-    tuned: System
+    subject: System
     other: System
     difference: Interval
 
     @property
     def verdict(self) -> Verdict:
-        """Where the student is, as far as the 95% interval tells."""
+        """Where the subject is, as far as the 95% interval tells."""
         if self.difference["low"] > 0:
             return "ahead"
         return "behind" if self.difference["high"] < 0 else "too close to call"
@@ -42,26 +42,35 @@ def ordered(benchmark: Benchmark, headline: str) -> list[System]:
 def compare(
     benchmark: Benchmark, headline: str, *, resamples: int, seed: int
 ) -> dict[str, list[Comparison]]:
-    """Return each tuned student's differences to its zero-shot self and to every baseline.
+    """Return the differences in `headline` of each tuned student and of each blend with one.
 
-    The zero-shot student comes first, then the baselines, best first.
+    A student is held against its zero-shot self, then against the baselines, best first. A blend
+    is held against its student alone, the zero-shot student, the blend with that, and the
+    baselines, `signals` (the same weights without a student) among them.
     """
     found: dict[str, list[Comparison]] = {}
     systems = ordered(benchmark, headline)
-    for tuned in systems:
-        if tuned.kind != "tuned":
+    kinds = {system.name: system.kind for system in systems}
+    baselines = [s for s in systems if s.kind == "baseline"]
+    for subject in systems:
+        untouched = [s for s in systems if s.kind == "zero-shot" and s.student == subject.student]
+        if subject.kind == "tuned":
+            others = untouched
+        elif subject.alone is not None and kinds[subject.alone] == "tuned":
+            names = {s.name for s in untouched}
+            alone = [s for s in systems if s.name == subject.alone]
+            others = alone + untouched + [s for s in systems if s.alone in names]
+        else:
             continue
-        own = [s for s in systems if s.kind == "zero-shot" and s.student == tuned.student]
-        others = own + [s for s in systems if s.kind == "baseline"]
-        found[tuned.name] = [
+        found[subject.name] = [
             Comparison(
-                tuned,
+                subject,
                 other,
-                paired_difference(tuned.queries, other.queries, resamples=resamples, seed=seed)[
+                paired_difference(subject.queries, other.queries, resamples=resamples, seed=seed)[
                     headline
                 ],
             )
-            for other in others
+            for other in others + baselines
         ]
     return found
 
@@ -71,21 +80,28 @@ def metrics(
 ) -> dict[str, Any]:
     """Return a benchmark's part of ``metrics.json``: numbers only, for ``dvc metrics show``.
 
-    Means by system and metric, and of the headline its 95% interval as ``<headline>_low`` and
-    ``<headline>_high``; under ``paired``, the differences with their intervals. DVC joins keys
-    with dots, so a dot in a name becomes an underscore.
+    Means by system and metric, of the headline its 95% interval as ``<headline>_low`` and
+    ``<headline>_high``, and recall on the targets with and without reviews as
+    ``<metric>_with_reviews`` and ``<metric>_without_reviews``; under ``paired``, the differences
+    with their intervals. DVC joins keys with dots, so a dot in a name becomes an underscore.
     """
+    recall = slice_metric(benchmark, headline)
     tree: dict[str, Any] = {
         key(system.name): {
             **{metric: score["mean"] for metric, score in system.scores.items()},
             f"{headline}_low": system.scores[headline]["low"],
             f"{headline}_high": system.scores[headline]["high"],
+            **{
+                f"{recall}_{name}": part.scores[system.name][recall]["mean"]
+                for name, part in benchmark.slices.items()
+                if system.name in part.scores
+            },
         }
         for system in sorted(benchmark.systems, key=lambda s: s.name)
     }
     pairs = {
-        key(f"{tuned} minus {one.other.name}"): {headline: dict(one.difference)}
-        for tuned, comparisons in sorted(compared.items())
+        key(f"{subject} minus {one.other.name}"): {headline: dict(one.difference)}
+        for subject, comparisons in sorted(compared.items())
         for one in comparisons
     }
     if pairs:
@@ -117,16 +133,16 @@ def recall_rows(benchmarks: Sequence[Benchmark], cutoffs: Sequence[int]) -> pd.D
 
 
 def chance(benchmark: Benchmark, headline: str) -> float | None:
-    """Return the expected recall@k of a random order; None for another metric.
+    """Return the expected recall@k of a random order; None for another metric."""
+    found = benchmark.protocol["chance"].get(headline)
+    return None if found is None else float(found)
 
-    A target among C candidates is in a random top k with probability min(1, k / C).
-    """
-    name, _, cutoff = headline.partition("@")
-    if name != "recall":
-        return None
-    queries = benchmark.systems[0].queries
-    hit = (int(cutoff) / queries["candidates"]).clip(upper=1.0)
-    return float((hit * queries["targets"]).sum() / queries["targets"].sum())
+
+def slice_metric(benchmark: Benchmark, headline: str) -> str:
+    """Return the recall shown by kind of target: at the headline's cutoff, else at the largest."""
+    known = [name for name in benchmark.systems[0].scores if name.startswith("recall@")]
+    wanted = f"recall@{headline.partition('@')[2]}"
+    return wanted if wanted in known else max(known, key=lambda name: int(name[len("recall@") :]))
 
 
 def cluster_shares(pool: Sequence[int], picks: Sequence[int]) -> tuple[list[float], list[float]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from seedtalk.reporting.inputs import Benchmark, Evidence
+from seedtalk.reporting.inputs import SIGNALS, SLICES, Benchmark, Evidence
 from seedtalk.reporting.tables import Comparison
 
 REASONS = {  # of ingest and curate, where their keys alone do not say it
@@ -33,16 +33,24 @@ REASONS = {  # of ingest and curate, where their keys alone do not say it
     "near_duplicate": "near-duplicate of one kept before",
 }
 
+NAMED = 3  # baselines in a sentence, the best of a kind; the table has all
+DECODING = {  # how the students ranked; the baselines rank every candidate
+    "exact": "",
+    "beam": " The students rank what a search of the catalogue's titles finds.",
+    "free": " The students rank what they write as a list, where it is in the catalogue.",
+}
+
 
 def title(
     evidence: Evidence, compared: Mapping[str, Mapping[str, Sequence[Comparison]]], headline: str
 ) -> str:
-    """Return the finding in a line: the first benchmark's best tuned student."""
+    """Return the finding in a line: the first benchmark's best tuned student, and its blend."""
     benchmark = evidence.benchmarks[0]
-    if not compared[benchmark.name]:
+    found = [one for one in compared[benchmark.name].values() if one[0].subject.kind == "tuned"]
+    if not found:
         return f"Baselines and untouched students on {benchmark.name}: no student was tuned"
-    comparisons = next(iter(compared[benchmark.name].values()))
-    tuned = comparisons[0].tuned
+    comparisons = found[0]
+    tuned = comparisons[0].subject
     value = tuned.scores[headline]["mean"]
     own = [c for c in comparisons if c.other.kind == "zero-shot"]
     if own:
@@ -53,15 +61,28 @@ def title(
         first = f"Tuning {change}: {numbers}"
     else:
         first = f"{tuned.name} reaches {headline} {score(value)} on {benchmark.name}"
+    blends = [
+        one for one in compared[benchmark.name].values() if one[0].subject.alone == tuned.name
+    ]
+    if blends:
+        joined = blends[0][0].subject.scores[headline]["mean"]
+        return f"{first}; joined with the signals {score(joined)}{_against(blends[0])}"
+    return first + _against(comparisons)
+
+
+def _against(comparisons: Sequence[Comparison]) -> str:
+    """Return how the baselines stand, as the end of a sentence."""
     baselines = [c for c in comparisons if c.other.kind == "baseline"]
     ahead = [c.other.name for c in baselines if c.verdict == "behind"]
     if not baselines:
-        return first
+        return ""
+    if all(c.verdict == "ahead" for c in baselines):
+        return "; ahead of every baseline"
     if not ahead:
-        return f"{first}; no baseline is clearly ahead of it"
+        return "; no baseline is clearly ahead of it"
     if len(ahead) <= 2:
-        return f"{first}; {listed(ahead)} {'is' if len(ahead) == 1 else 'are'} still ahead"
-    return f"{first}; {len(ahead)} of {len(baselines)} baselines are still ahead"
+        return f"; {listed(ahead)} {'is' if len(ahead) == 1 else 'are'} still ahead"
+    return f"; {len(ahead)} of {len(baselines)} baselines are still ahead"
 
 
 def verdict(
@@ -70,8 +91,12 @@ def verdict(
     """Return the finding in paragraphs: the students, then what made them and what it is worth."""
     paragraphs = []
     for benchmark in evidence.benchmarks:
-        for comparisons in compared[benchmark.name].values():
-            paragraphs.append(_student_words(benchmark, comparisons, headline))
+        # A student before its blend, which is told by what it adds.
+        for comparisons in sorted(
+            compared[benchmark.name].values(), key=lambda one: one[0].subject.kind == "blend"
+        ):
+            say = _blend_words if comparisons[0].subject.kind == "blend" else _student_words
+            paragraphs.append(say(benchmark, comparisons, headline))
         if not compared[benchmark.name]:
             paragraphs.append(f"On {benchmark.name} no tuned student was evaluated.")
     paragraphs.append(" ".join([teacher(evidence), *_caveats(evidence, headline)]))
@@ -79,7 +104,7 @@ def verdict(
 
 
 def _student_words(benchmark: Benchmark, comparisons: Sequence[Comparison], headline: str) -> str:
-    tuned = comparisons[0].tuned
+    tuned = comparisons[0].subject
     reached = tuned.scores[headline]
     words = [
         f"On {benchmark.name}, {tuned.name} reaches {headline} of {score(reached['mean'])} "
@@ -99,6 +124,47 @@ def _student_words(benchmark: Benchmark, comparisons: Sequence[Comparison], head
                 f"{signed(gap['high'])}), so {change}."
             )
     baselines = [one for one in comparisons if one.other.kind == "baseline"]
+    return " ".join([*words, *_standing(baselines)])
+
+
+def _blend_words(benchmark: Benchmark, comparisons: Sequence[Comparison], headline: str) -> str:
+    blend = comparisons[0].subject
+    reached = blend.scores[headline]
+    words = [
+        f"Joined with the domain's own signals on {benchmark.name}, {blend.name} reaches "
+        f"{headline} of {score(reached['mean'])} (95% interval {score(reached['low'])} to "
+        f"{score(reached['high'])})."
+    ]
+    for one in comparisons:
+        if one.other.name == SIGNALS:
+            effect = {
+                "ahead": "the student adds to them",
+                "behind": "the student takes from them",
+                "too close to call": "nothing is shown to be added by the student",
+            }[one.verdict]
+            opening = "The signals alone, at the same weights, reach"
+        elif one.other.kind == "blend":
+            effect = {
+                "ahead": "its tuning counts in the blend too",
+                "behind": "its tuning hurts the blend",
+                "too close to call": "its tuning is not shown to count in the blend",
+            }[one.verdict]
+            opening = "With the untouched student in its place they reach"
+        else:
+            continue
+        gap = one.difference
+        words.append(
+            f"{opening} {score(one.other.scores[headline]['mean'])}; the paired difference is "
+            f"{signed(gap['mean'])} ({signed(gap['low'])} to {signed(gap['high'])}), so {effect}."
+        )
+    baselines = [
+        one for one in comparisons if one.other.kind == "baseline" and one.other.name != SIGNALS
+    ]
+    return " ".join([*words, *_standing(baselines)])
+
+
+def _standing(baselines: Sequence[Comparison]) -> list[str]:
+    words = []
     for wanted, opening in (
         ("behind", "Clearly ahead of it"),
         ("too close to call", "Too close to call"),
@@ -110,10 +176,12 @@ def _student_words(benchmark: Benchmark, comparisons: Sequence[Comparison], head
             if one.verdict == wanted
         ]
         if named:
-            words.append(f"{opening}: {listed(named)}.")
+            more = len(named) - NAMED
+            told = [*named[:NAMED], f"{more} more"] if more > 1 else named
+            words.append(f"{opening}: {listed(told)}.")
         elif wanted == "behind" and baselines:
             words.append("No baseline is clearly ahead of it.")
-    return " ".join(words)
+    return words
 
 
 def teacher(evidence: Evidence) -> str:
@@ -193,7 +261,17 @@ def protocol(benchmark: Benchmark) -> str:
         )
     else:
         ranked = "each ranks the whole catalogue without items mentioned or seen."
-    return asked + ranked
+    return asked + ranked + DECODING[protocol["decoding"]]
+
+
+def reviewed(benchmark: Benchmark) -> str:
+    """Say how many of the targets have a review."""
+    counts = [benchmark.slices[name].targets for name in SLICES]
+    return (
+        f"{whole(counts[0])} of the {whole(sum(counts))} targets "
+        f"({percent(share(counts[0], sum(counts)))}) have a review in the corpus; what reviews "
+        "teach can show on those only."
+    )
 
 
 def reason(key: str) -> str:
@@ -222,11 +300,6 @@ def shortened(text: str, limit: int) -> str:
 def score(value: float) -> str:
     """Format a score: ``0.550``."""
     return f"{value:.3f}"
-
-
-def short(value: float) -> str:
-    """Format an end of an interval: ``0.57``."""
-    return f"{value:.2f}"
 
 
 def signed(value: float) -> str:

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TypeVar
 
 import numpy as np
@@ -345,21 +344,40 @@ def _lead(coverage: _Coverage, settled: Floats, rows: Rows, floor: float) -> tup
 def copies(X: NDArray[np.floating]) -> tuple[Rows, Rows]:
     """Number the distinct rows, in order of their first copy.
 
+    Copies are equal bit for bit. Rows of one hash (sum of word times factor, modulo 2^64) are
+    compared; where two differ after all, other factors are drawn.
+
     Returns
     -------
     group, first
         (N,) int64 number of each row, and the (U,) int64 first row of each number.
     """
-    numbers: dict[bytes, int] = {}
-    group = np.empty(len(X), dtype=np.int64)
-    first: list[int] = []
-    for begin in range(0, len(X), _CHUNK):
-        for row, values in enumerate(np.ascontiguousarray(X[begin : begin + _CHUNK]), begin):
-            number = numbers.setdefault(blake2b(values, digest_size=16).digest(), len(numbers))
-            group[row] = number
-            if number == len(first):
-                first.append(row)
-    return group, np.array(first, dtype=np.int64)
+    attempt, same = 0, False
+    while not same:
+        hashes = np.empty(len(X), dtype=np.uint64)
+        factors = _factors(_words(X[:1]).shape[1], attempt)
+        for begin in range(0, len(X), _CHUNK):
+            words = _words(X[begin : begin + _CHUNK]).astype(np.uint64)
+            np.einsum("ij,j->i", words, factors, out=hashes[begin : begin + _CHUNK])
+        _, found, group = np.unique(hashes, return_index=True, return_inverse=True)
+        order = np.argsort(found)
+        first, group = found[order], np.argsort(order)[group]
+        others = np.flatnonzero(first[group] != np.arange(len(X)))
+        same = all(
+            np.array_equal(_words(X[rows]), _words(X[first[group[rows]]]))
+            for rows in np.split(others, range(_CHUNK, len(others), _CHUNK))
+        )
+        attempt += 1
+    return group, first
+
+
+def _words(X: NDArray[np.floating]) -> NDArray[np.unsignedinteger]:
+    """Return rows as whole numbers, bit for bit."""
+    return np.ascontiguousarray(X).view(np.uint32 if X.itemsize % 4 == 0 else np.uint16)
+
+
+def _factors(count: int, attempt: int) -> NDArray[np.uint64]:
+    return np.random.default_rng(attempt).integers(2**64, size=count, dtype=np.uint64)
 
 
 def _parallel(function: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:

@@ -62,6 +62,7 @@ def load_corpus(params: Ingest, seed: int) -> Corpus:
         )
     catalogue = set(items["item_id"])
     interactions = raw.interactions[raw.interactions["item_id"].isin(catalogue)]
+    below = len(raw.interactions) - len(interactions)
     likes, held_out = hold_out(
         items,
         interactions,
@@ -95,6 +96,11 @@ def load_corpus(params: Ingest, seed: int) -> Corpus:
         },
         "interactions": {
             "read": raw.read["interactions"],
+            **(
+                {"dropped": {**raw.dropped["interactions"], "below_min_item_ratings": below}}
+                if "interactions" in raw.dropped
+                else {}
+            ),
             "kept": len(training),
             "likes": int(training["liked"].sum()),
             "users": int(training["user_id"].nunique()),
@@ -114,6 +120,10 @@ def _load(params: Ingest) -> Raw:
         from seedtalk.sources.quickstart import load_quickstart
 
         return load_quickstart(params.path, params.linking, params.like_threshold)
+    if params.source == "corpora":
+        from seedtalk.sources.corpora import load_corpora
+
+        return load_corpora(params)
     from seedtalk.sources.jsonl import load_jsonl
 
     return load_jsonl(params.path, params.like_threshold, params.eval_users)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seedtalk.errors import InputError, at
+from seedtalk.sources.files import read_csv
 from seedtalk.sources.mentions import Film
 from seedtalk.sources.table import Raw
 from seedtalk.titles import split_title, title_key
@@ -187,32 +187,7 @@ def _from_windows(match: re.Match[str]) -> str:
 
 
 def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    """Read the named columns of a CSV file."""
-    import pandas as pd
-
-    mend = "run `seedtalk fetch quickstart`"
-    try:
-        frame = pd.read_csv(
-            path,
-            usecols=list(columns),
-            dtype=dict(columns),
-            encoding="utf-8",
-            keep_default_na=False,
-            na_values={name: [""] for name, kind in columns.items() if kind != "str"},
-        )
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: not there; {mend}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; {mend}") from error
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path}: empty; {mend}") from error
-    except ValueError as error:
-        missing = [name for name in columns if f"'{name}'" in str(error)]
-        place = at(path, field=missing[0]) if "Usecols" in str(error) and missing else str(path)
-        raise InputError(f"{place}: {error}; {mend}") from error
-    if frame.empty:
-        raise InputError(f"{path}: no rows; {mend}")
-    return frame
+    return read_csv(path, columns, "run `seedtalk fetch quickstart`")
 
 
 def _items(movies: pd.DataFrame, ratings: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, int], int]:

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from seedtalk.errors import InputError, at
 from seedtalk.params import Tuning
 from seedtalk.records import atomic_dir, read_json, sha256_file, write_json
+from seedtalk.students.kernels import speed_up
 
 MANIFEST = "student.json"
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Manifest(BaseModel):
@@ -98,8 +99,7 @@ def load_student(folder: Path, *, cache_dir: Path) -> tuple[Any, Any]:
     Parameters
     ----------
     folder
-        ``student.json`` beside an adapter, a whole model or nothing more (zero-shot); or a
-        registered student in the layout MLflow stores (`tracking.champion`).
+        ``student.json`` beside an adapter, a whole model or nothing more (zero-shot).
     cache_dir
         As for `load_base`.
 
@@ -113,9 +113,6 @@ def load_student(folder: Path, *, cache_dir: Path) -> tuple[Any, Any]:
     InputError
         When the folder is incomplete, or for the reasons of `load_base`.
     """
-    if (folder / "MLmodel").is_file():
-        parts = folder / "model", folder / "components" / "tokenizer"
-        return _model(str(parts[0])), _tokenizer(str(parts[1]))
     manifest = read_manifest(folder)
     weights = {"zero-shot": None, "lora": "adapter_model", "full": "model"}[manifest.tuning]
     if weights and not any(folder.glob(f"{weights}*.safetensors")):
@@ -131,7 +128,7 @@ def load_student(folder: Path, *, cache_dir: Path) -> tuple[Any, Any]:
 
     with quiet():
         merged = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
-    return _frozen(merged), tokenizer
+    return _frozen(speed_up(merged)), tokenizer
 
 
 def save_whole(model: Any, tokenizer: Any, folder: Path, base: str) -> None:
@@ -169,20 +166,23 @@ def check_precision(precision: Precision) -> None:
     Raises
     ------
     InputError
-        For bf16 on a device without it.
+        For bf16 on a device without it, and for fp16 without a GPU: its small gradients need a
+        loss scale, which is kept on GPUs only.
     """
     import torch
 
     if precision == "fp32":
         return
-    native = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if torch.cuda.is_available()
-        else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    if precision == "fp16":
+        native = torch.cuda.is_available()
+    elif torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if not native:
+        name = {"bf16": "bfloat16", "fp16": "float16"}[precision]
         raise InputError(
-            f"finetune.precision: this {device()} does not compute in bfloat16; set it to fp32"
+            f"finetune.precision: this {device()} does not train in {name}; set it to fp32"
         )
 
 
@@ -281,7 +281,7 @@ def _model(source: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True
         )
-    return _frozen(model.to(device()))
+    return _frozen(speed_up(model.to(device())))
 
 
 def _frozen(model: Any) -> Any:

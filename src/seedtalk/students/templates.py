@@ -15,6 +15,54 @@ REQUEST = "What do you recommend?"  # stands where the seeker has not spoken las
 ROLES = {"seeker": "user", "recommender": "assistant"}
 IGNORED = -100  # the label PyTorch's cross-entropy skips
 
+
+def _chatml(system: str) -> str:
+    """Return the ChatML template of a family, with what it says where nobody set a system text."""
+    return (
+        "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+        "{{ '<|im_start|>system\\n" + system + "<|im_end|>\\n' }}{% endif %}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['role'] == 'assistant' %}"
+        "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}"
+        "{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+
+
+# Chat templates that mark the assistant's words and its end of turn, and nothing else. For
+# messages of system, user and assistant they write what the models' own templates write, which
+# mark nothing; those of TRL mark line ends outside the turn too, and Llama 3.2 has none there.
+MARKED = {
+    "smollm2": _chatml("You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    "qwen2.5": _chatml("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    "llama-3.2": (
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+        "{% set system = messages[0]['content'] | trim %}{% set messages = messages[1:] %}"
+        "{% else %}{% set system = '' %}{% endif %}"
+        "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+        "{% endif %}{{ '<|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: ' + date_string + '\n\n' + system"
+        " + '<|eot_id|>' }}{% for message in messages %}"
+        "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+        "{% if message['role'] == 'assistant' %}{% generation %}"
+        "{{ message['content'] | trim + '<|eot_id|>' }}{% endgeneration %}{% else %}"
+        "{{ message['content'] | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    ),
+    "gemma-2": (
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for message in messages %}"
+        "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+        "{% if message['role'] == 'assistant' %}{{ '<start_of_turn>model\n' }}{% generation %}"
+        "{{ message['content'] | trim + '<end_of_turn>' }}{% endgeneration %}{% else %}"
+        "{{ '<start_of_turn>' + message['role'] + '\n' + message['content'] | trim"
+        " + '<end_of_turn>' }}{% endif %}{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+    ),
+}
+
 _ITEM = re.compile(r"^\s*(?:\d{1,3}\s*[.):]|[-*•])\s+(?P<title>\S.*?)\s*$")
 _BOLD = re.compile(r"^\*\*(?P<title>.+?)\*\*")
 _REMARK = re.compile(r"(?P<title>^.+?\(\d{4}\))[\"”*]*\s*(?:[-–—:]\s.*)$")
@@ -107,6 +155,22 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], answer: bool =
     InputError
         When the tokenizer has no chat template, or its template refuses the messages.
     """
+    return str(_apply(tokenizer, messages, tokenize=False, add_generation_prompt=answer))
+
+
+def marked_template(tokenizer: Any) -> str | None:
+    """Return the template of `MARKED` that writes what the tokenizer's own writes, if one does.
+
+    Both are rendered on a few conversations, with and without a system message: a model of a
+    known family whose template was changed gets None.
+    """
+    if not tokenizer.chat_template:
+        return None
+    return _marked_like(tokenizer, tokenizer.chat_template)
+
+
+def _apply(tokenizer: Any, messages: Sequence[Mapping[str, str]], **asked: Any) -> Any:
+    """Apply the tokenizer's chat template to cleaned messages; a system's that it refuses moves."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
@@ -116,19 +180,15 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], answer: bool =
         )
     clean = [{"role": m["role"], "content": _plain(tokenizer, m["content"])} for m in messages]
     options = {
-        "tokenize": False,
-        "add_generation_prompt": answer,
         "date_string": "01 Jan 2025",  # Llama 3.2 would print today's
         "enable_thinking": False,  # Qwen 3 would reason before the list
     }
     try:
-        return str(tokenizer.apply_chat_template(clean, **options))
+        return tokenizer.apply_chat_template(clean, **options, **asked)
     except TemplateError as refusal:
         if clean[0]["role"] == "system" and len(clean) > 1 and clean[1]["role"] == "user":
             folded = f"{clean[0]['content']}\n\n{clean[1]['content']}"
-            return render(
-                tokenizer, [{"role": "user", "content": folded}, *clean[2:]], answer=answer
-            )
+            return _apply(tokenizer, [{"role": "user", "content": folded}, *clean[2:]], **asked)
         raise InputError(
             f"{tokenizer.name_or_path}: the chat template refuses the messages ({refusal})"
         ) from refusal
@@ -195,9 +255,10 @@ def encode_example(
 ) -> dict[str, list[int]] | None:
     """Return the tokens of a dialogue, labelled where the student is to speak.
 
-    Each assistant turn is found by rendering the dialogue up to it: what the template adds
-    between the generation prompt and the end of the turn is the assistant's. Labelled are its
-    words and the end-of-turn token, nothing else.
+    Labelled are the words and the end-of-turn token of every assistant turn, nothing else. A
+    student of a family in `MARKED` is read by that template's marks; of any other, each
+    assistant turn is found by rendering the dialogue up to it: what the template adds between
+    the generation prompt and the end of the turn is the assistant's.
 
     Parameters
     ----------
@@ -225,6 +286,27 @@ def encode_example(
     fitted = fit_context(tokenizer, messages, max_length)
     if fitted is None:
         return None
+    if (template := marked_template(tokenizer)) and tokenizer.is_fast:
+        return _read_marks(tokenizer, fitted, template)
+    return _read_prefixes(tokenizer, fitted)
+
+
+def _read_marks(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], template: str
+) -> dict[str, list[int]]:
+    """Return what `encode_example` returns, by the marks of a template."""
+    found = _apply(
+        tokenizer, messages, chat_template=template, tokenize=True, return_dict=True,
+        return_assistant_tokens_mask=True,
+    )  # fmt: skip
+    ids, mask = list(found["input_ids"]), found["assistant_masks"]
+    stop = max(place for place, mark in enumerate(mask, start=1) if mark)
+    labels = [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)]
+    return {"input_ids": ids[:stop], "labels": labels[:stop]}
+
+
+def _read_prefixes(tokenizer: Any, fitted: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:
+    """Return what `encode_example` returns, by what each turn adds to the rendered text."""
     text = render(tokenizer, fitted).rstrip()
     ids = token_ids(tokenizer, text)
     labels = [IGNORED] * len(ids)
@@ -242,6 +324,38 @@ def encode_example(
         stop = _shared(ids, token_ids(tokenizer, closed))
         labels[start:stop] = ids[start:stop]
     return {"input_ids": ids, "labels": labels}
+
+
+@functools.lru_cache(maxsize=8)
+def _marked_like(tokenizer: Any, own: str) -> str | None:
+    roles = ("system", "user", "assistant", "user", "assistant")
+    texts = ("Be brief.", " Hello. \n", " 1. One\n2. Two\n", "More?", "3. Three")
+    talk = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    for template in MARKED.values():
+        probes = [(turns, opened) for turns in (talk, talk[1:], talk[1:4]) for opened in (0, 1)]
+        if all(
+            _written(tokenizer, turns, own, opened) == _written(tokenizer, turns, template, opened)
+            for turns, opened in probes
+        ):
+            return template
+    return None
+
+
+def _written(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], template: str, opened: int
+) -> str | None:
+    """Return what a template makes of messages, None where it refuses them."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False,
+                add_generation_prompt=bool(opened), date_string="01 Jan 2025",
+            )
+        )  # fmt: skip
+    except TemplateError:
+        return None
 
 
 def _plain(tokenizer: Any, content: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -17,6 +18,7 @@ from seedtalk.errors import InputError, RunError
 from seedtalk.params import Finetune, Tuning
 from seedtalk.progress import Bar, bar
 from seedtalk.records import Dialogue, atomic_dir, sha256_text, write_json
+from seedtalk.students import kernels
 from seedtalk.students.loading import (
     Manifest,
     check_precision,
@@ -85,7 +87,9 @@ def finetune(
     """Teach a student the dialogues and write the weights with the lowest validation loss.
 
     The loss is the mean cross-entropy over the assistant's tokens. Examples of like length
-    share a batch; the order depends on the seed and the dialogues alone. A list of titles is a
+    share a batch; the order depends on the seed and the dialogues alone. With ``packing`` the
+    examples of a batch lie end to end in one row, none seeing another: the same batches and
+    losses without padding. A list of titles is a
     set, and what a student would name first is what it is scored by: with ``answer_titles`` some
     titles are drawn anew at every pass, in a drawn order. At every look at the
     validation loss a checkpoint is kept under ``<cache_dir>/checkpoints/``, so that a killed run
@@ -118,8 +122,8 @@ def finetune(
     Raises
     ------
     InputError
-        When no dialogue of a split fits ``finetune.max_length``, a split is empty, or the
-        device does not support the precision.
+        When no dialogue of a split fits ``finetune.max_length``, a split is empty, the device
+        does not support the precision, or the student cannot learn from packed rows.
     RunError
         When the loss is no longer finite, or memory runs out.
     """
@@ -130,7 +134,7 @@ def finetune(
     from transformers import set_seed
 
     check_precision(params.precision)
-    # The weights stay in fp32 while they learn; bf16 is what the products are computed in.
+    # The weights stay in fp32 while they learn; bf16 or fp16 is what products are computed in.
     model, tokenizer = load_base(base, cache_dir=cache_dir)
     digest = _digest(train, valid, model, params, tuning, seed)
     checkpoints = (cache_dir / "checkpoints" / digest).resolve()
@@ -152,7 +156,7 @@ def finetune(
     set_seed(seed)
     if tuning == "lora":
         with quiet():
-            model = _with_adapter(model, params)
+            model = kernels.speed_up(_with_adapter(model, params))
     else:
         model.requires_grad_(True)
     total = math.ceil(len(order) / (params.batch_size * params.gradient_accumulation))
@@ -163,15 +167,17 @@ def finetune(
     with FileLock(lock):
         try:
             with bar(f"fine-tuning {base}", total) as shown, quiet():
+                loss = _Loss(model, checked, packing=params.packing)
                 trainer = _trainer(
-                    model, tokenizer, passes, checked, params, total, seed,
-                    checkpoints, [*_callbacks(watch, shown)],
+                    model, loss, passes, checked, params, total, seed,
+                    checkpoints, _callbacks(watch, shown),
                 )  # fmt: skip
                 last = _last_checkpoint(checkpoints)
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
         except torch.OutOfMemoryError as error:
             raise RunError(
-                "out of GPU memory; lower finetune.batch_size or finetune.max_length"
+                "out of GPU memory; lower finetune.batch_size or finetune.max_length, or set "
+                "finetune.gradient_checkpointing=true"
             ) from error
         with atomic_dir(out) as folder:
             if tuning == "lora":
@@ -316,7 +322,7 @@ def _with_adapter(model: Any, params: Finetune) -> Any:
 
 def _trainer(
     model: Any,
-    tokenizer: Any,
+    loss: _Loss,
     ordered: list[dict[str, list[int]]],
     checked: list[dict[str, list[int]]],
     params: Finetune,
@@ -326,16 +332,10 @@ def _trainer(
     callbacks: list[Any],
 ) -> Any:
     import torch
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
-    class LabelledTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
-        """Runs the language-model head on labelled positions only.
-
-        The head is a third of a small student's work and most positions are the prompt's. The
-        logged loss is that of the stock trainer.
-        """
+    class LabelledTrainer(Trainer):  # type: ignore[misc, unused-ignore]
+        """Takes the loss from `_Loss`, and the validation loss over tokens, not over batches."""
 
         def compute_loss(
             self,
@@ -344,67 +344,168 @@ def _trainer(
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            bare = self.accelerator.unwrap_model(model)
-            bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
-            if return_outputs or not _plain_head(bare):
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            targets = inputs["labels"][:, 1:]
-            kept = targets != IGNORED
             with self.accelerator.autocast():
-                # Padding is on the right, where a causal model never looks: no mask is needed.
-                hidden = bare.get_decoder()(input_ids=inputs["input_ids"], use_cache=False)
-                logits = bare.get_output_embeddings()(hidden.last_hidden_state[:, :-1][kept])
-            loss = torch.nn.functional.cross_entropy(logits.float(), targets[kept], reduction="sum")
-            return loss / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
+                total, count = loss(inputs)
+            return total / (count if num_items_in_batch is None else num_items_in_batch)
+
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            self.model.eval()
+            sums = torch.zeros(2, dtype=torch.float64)
+            with torch.no_grad(), self.accelerator.autocast():
+                for inputs in self.get_eval_dataloader():
+                    total, count = loss(self._prepare_inputs(inputs))
+                    sums += torch.stack([total, count]).double().cpu()
+            found = {"eval_loss": (sums[0] / sums[1]).item()}
+            self.log(found)
+            told = self.callback_handler.on_evaluate
+            self.control: Any = told(self.args, self.state, self.control, found)
+            return found
 
     look = max(1, math.ceil(total / params.evaluations))
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=1,  # the order holds every pass
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=params.batch_size,
+        per_device_eval_batch_size=params.batch_size,
+        gradient_accumulation_steps=params.gradient_accumulation,
+        learning_rate=params.learning_rate,
+        warmup_steps=min(params.warmup_steps, total // 2),
+        bf16=params.precision == "bf16",
+        fp16=params.precision == "fp16",
+        activation_checkpointing=params.gradient_checkpointing,
+        remove_unused_columns=False,
+        eval_strategy="steps",
+        eval_steps=look,
+        save_strategy="steps",
+        save_steps=look,
+        save_total_limit=1,  # the best one stays beside it
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=max(1, total // 100),
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=device() == "cuda",
+        use_cpu=device() == "cpu",
+        seed=seed,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # the trainer would part each batch among the GPUs it sees
     trainer = LabelledTrainer(
         model=model,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list(ordered),
-        eval_dataset=Dataset.from_list(checked),
+        train_dataset=ordered,
+        eval_dataset=checked,
+        data_collator=functools.partial(_collate, packing=params.packing),
         callbacks=callbacks,
-        args=SFTConfig(
-            output_dir=str(checkpoints),
-            num_train_epochs=1,  # the order holds every pass
-            train_sampling_strategy="sequential",
-            per_device_train_batch_size=params.batch_size,
-            per_device_eval_batch_size=params.batch_size,
-            gradient_accumulation_steps=params.gradient_accumulation,
-            learning_rate=params.learning_rate,
-            warmup_steps=min(params.warmup_steps, total // 2),
-            bf16=params.precision == "bf16",
-            activation_checkpointing=False,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            remove_unused_columns=False,
-            eval_strategy="steps",
-            eval_steps=look,
-            save_strategy="steps",
-            save_steps=look,
-            save_total_limit=1,  # the best one stays beside it
-            load_best_model_at_end=True,
-            metric_for_best_model="eval_loss",
-            greater_is_better=False,
-            prediction_loss_only=True,
-            logging_steps=max(1, total // 100),
-            logging_nan_inf_filter=False,
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=device() == "cuda",
-            use_cpu=device() == "cpu",
-            seed=seed,
-        ),
+        args=arguments,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _plain_head(model: Any) -> bool:
-    """Return whether logits are the head's product alone: some models cap or scale them."""
-    config = model.config.get_text_config()
-    extras = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_router_logits")
-    return not any(getattr(config, name, None) for name in extras)
+def _collate(examples: Sequence[dict[str, list[int]]], *, packing: bool) -> dict[str, Any]:
+    """Return a batch: a row an example, or all examples end to end in one row.
+
+    Padding is on the right, where a causal model never looks: its tokens do not matter, and no
+    mask is needed. A packed row tells the places where its ``parts`` begin, and its end;
+    positions start anew in each, and the first label of each is no target of what is before it.
+    """
+    import torch
+
+    rows = [torch.tensor(example["input_ids"]) for example in examples]
+    labels = [torch.tensor([IGNORED, *example["labels"][1:]]) for example in examples]
+    if packing:
+        return {
+            "input_ids": torch.cat(rows)[None],
+            "labels": torch.cat(labels)[None],
+            "position_ids": torch.cat([torch.arange(len(row)) for row in rows])[None],
+            "parts": [0, *itertools.accumulate(map(len, rows))],
+        }
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {
+        "input_ids": pad(rows, batch_first=True),
+        "labels": pad(labels, batch_first=True, padding_value=IGNORED),
+    }
+
+
+class _Loss:
+    """Cross-entropy over the labelled tokens of a batch, without the logits of the others.
+
+    The head is a third of a small student's work, and most positions are the prompt's. It runs
+    on labelled positions only where that gives the model's own loss, which is looked at once;
+    else the model computes the loss itself.
+
+    Parameters
+    ----------
+    model
+        The model that learns, or its PEFT wrapper.
+    examples
+        Some of what it learns; the two shortest are used.
+    packing
+        Whether rows are packed.
+
+    Raises
+    ------
+    InputError
+        When the model's loss over a packed row is not that over its parts.
+    """
+
+    def __init__(
+        self, model: Any, examples: Sequence[dict[str, list[int]]], *, packing: bool
+    ) -> None:
+        import torch
+
+        self._model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._model.eval()
+        self._head = kernels.head_loss(self._model)
+        short = sorted(examples, key=lambda example: len(example["input_ids"]))[:2]
+        alone = [_collate([example], packing=False) for example in short]
+        with torch.no_grad():
+            own = sum(self._of_model(self._placed(batch))[0].item() for batch in alone)
+            if self._head:
+                found = sum(self(self._placed(batch))[0].item() for batch in alone)
+                if not math.isclose(found, own, rel_tol=1e-4):
+                    self._head = None
+        if packing:
+            self._check_packing(_collate(short, packing=True), own)
+
+    def __call__(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """Return the sum of the losses (float32, nats) and the number of labelled tokens."""
+        if not self._head:
+            return self._of_model(inputs)
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        targets = inputs["labels"][:, 1:]
+        kept = targets != IGNORED
+        hidden = self._model.get_decoder()(**given, use_cache=False).last_hidden_state[:, :-1]
+        return self._head(hidden[kept], targets[kept]), kept.sum()
+
+    def _of_model(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        count = (inputs["labels"][:, 1:] != IGNORED).sum()
+        return self._model(**inputs, use_cache=False).loss * count, count
+
+    def _placed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        place = self._model.device
+        return {k: v.to(place) if hasattr(v, "to") else v for k, v in batch.items()}
+
+    def _check_packing(self, batch: dict[str, Any], own: float) -> None:
+        import torch
+
+        try:
+            kernels.pack_attention(self._model)
+            with torch.no_grad():
+                found = self(self._placed(batch))[0].item()
+        except (TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+        else:
+            if math.isclose(found, own, rel_tol=1e-4):
+                return
+            reason = f"its loss would be {found:.4f} in place of {own:.4f}"
+        raise InputError(
+            f"finetune.packing: this student cannot learn from packed rows ({reason}); "
+            "set it to false"
+        )
 
 
 class _Watch:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import json
+from array import array
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import click
 
@@ -42,32 +44,95 @@ class Backend(Protocol):
         ...
 
 
-def read_requests(path: Path) -> list[dict[str, Any]]:
-    """Read and check a file of requests in the OpenAI Batch format.
+class Requests(Sequence[dict[str, Any]]):
+    """The requests of a file in the OpenAI Batch format, each read when it is needed.
+
+    A prompt has thousands of characters and a run tens of thousands of prompts: what is held is
+    where each line begins. The file must stay as it is.
+
+    Parameters
+    ----------
+    path
+        The file; checked whole at once.
 
     Raises
     ------
     InputError
         When a line is no request, or an id is there twice; names file, row and field.
     """
-    from seedtalk.records import read_json_lines
 
-    requests: list[dict[str, Any]] = []
-    rows: dict[str, int] = {}
-    for number, line in read_json_lines(path):
-        fault = _fault(line)
-        if fault:
-            raise InputError(f"{at(path, number, fault[0])}: {fault[1]}; run the prompt stage")
-        if line["custom_id"] in rows:
-            raise InputError(
-                f"{at(path, number, 'custom_id')}: '{line['custom_id']}' is also in row "
-                f"{rows[line['custom_id']]}"
-            )
-        rows[line["custom_id"]] = number
-        requests.append(line)
-    if not requests:
-        raise InputError(f"{path}: no request in it; run the prompt stage")
-    return requests
+    def __init__(self, path: Path) -> None:
+        from seedtalk.records import read_json_lines
+
+        rows: dict[str, int] = {}
+        for number, line in read_json_lines(path):
+            fault = _fault(line)
+            if fault:
+                raise InputError(f"{at(path, number, fault[0])}: {fault[1]}; run the prompt stage")
+            if line["custom_id"] in rows:
+                raise InputError(
+                    f"{at(path, number, 'custom_id')}: '{line['custom_id']}' is also in row "
+                    f"{rows[line['custom_id']]}"
+                )
+            rows[line["custom_id"]] = number
+        if not rows:
+            raise InputError(f"{path}: no request in it; run the prompt stage")
+        self._file = path.open("rb")
+        self._starts = array("q")
+        start = 0
+        for raw in self._file:
+            if raw.removeprefix(b"\xef\xbb\xbf").strip():
+                self._starts.append(start)
+            start += len(raw)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        self._file.seek(self._starts[place])
+        found: dict[str, Any] = json.loads(self._file.readline().decode("utf-8-sig"))
+        return found
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+class _Bodies(Sequence[Mapping[str, Any]]):
+    """The bodies of requests, each taken when it is needed."""
+
+    def __init__(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        self._requests = requests
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @overload
+    def __getitem__(self, place: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Mapping[str, Any]]: ...
+    def __getitem__(self, place: int | slice) -> Mapping[str, Any] | list[Mapping[str, Any]]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        body: Mapping[str, Any] = self._requests[place]["body"]
+        return body
+
+
+def read_requests(path: Path) -> Requests:
+    """Read and check a file of requests in the OpenAI Batch format; see `Requests`.
+
+    Raises
+    ------
+    InputError
+        When a line is no request, or an id is there twice; names file, row and field.
+    """
+    return Requests(path)
 
 
 def check_model(requests: Sequence[Mapping[str, Any]], params: Teacher) -> None:
@@ -94,7 +159,30 @@ def generate(
     cache_dir: Path,
     trace: Trace | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Have every request answered.
+    """Have every request answered; as `stream`, with the lines in a list.
+
+    Returns
+    -------
+    (responses, summary)
+        The lines hold the answers themselves, not copies.
+    """
+    lines: list[dict[str, Any]] = []
+    summary = stream(
+        requests, params, seed=seed, cache_dir=cache_dir, write=lines.extend, trace=trace
+    )
+    return lines, summary
+
+
+def stream(
+    requests: Sequence[Mapping[str, Any]],
+    params: Teacher,
+    *,
+    seed: int,
+    cache_dir: Path,
+    write: Callable[[Iterable[dict[str, Any]]], None],
+    trace: Trace | None = None,
+) -> dict[str, Any]:
+    """Have every request answered, and write the answers one by one.
 
     Parameters
     ----------
@@ -106,74 +194,100 @@ def generate(
         Of the extractive teacher's choices.
     cache_dir
         Folder of the ledger, which only paid backends open.
+    write
+        Takes one result line of the Batch format for each request, in order: a request that
+        failed for good has no response but an error; ``response.request_id`` is the key the
+        answer has in the ledger. It must take them all.
     trace
         Told, once the calls are over and however they ended, of each request a call was made
         for, as the ledger has it.
 
     Returns
     -------
-    (responses, summary)
-        One result line of the Batch format for each request, in order: a request that failed
-        for good has no response but an error; ``response.request_id`` is the key the answer has
-        in the ledger. The lines hold the answers themselves, not copies. The summary counts the
-        answers, and their tokens and US dollars, whenever they were paid; None where an endpoint
-        did not count tokens or the price is unknown. Its ``spent`` counts every call that was
-        made for these requests, by any run, and what all of them cost: attempts that failed,
-        calls that got lost and repairs included.
+    dict
+        Counts of the answers, and their tokens and US dollars, whenever they were paid; None
+        where an endpoint did not count tokens or the price is unknown. Its ``spent`` counts
+        every call that was made for these requests, by any run, and what all of them cost:
+        attempts that failed, calls that got lost and repairs included.
 
     Raises
     ------
     InputError, RunError
-        See the backends and `prices.price_of`; RunError also when not one request was answered.
+        See the backends and `prices.price_of`; RunError also when not one request was answered,
+        which is known, and raised from the lines, at the last of them.
     """
-    bodies = [request["body"] for request in requests]
+    bodies = _Bodies(requests)
     free = params.backend == "extractive"
     if not free:
         check_model(requests, params)
     price = Price(0.0, 0.0) if free else price_of(params, params.prices)
+    outcomes: Iterable[Outcome]
     if free:
         outcomes, calls, paid = _compose(bodies, seed), 0, 0.0
     else:
         outcomes, (calls, paid) = _answers(bodies, params, price, cache_dir, trace)
-    answered = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
-    if not answered:
-        last = next(outcome for outcome in outcomes if isinstance(outcome, Failure))
+    tally = _Tally(price, params.backend == "batch")
+    write(_lines(requests, outcomes, tally))
+    return {
+        "backend": params.backend,
+        "model": bodies[0]["model"],
+        "requests": len(requests),
+        "answered": tally.answered,
+        "failed": len(requests) - tally.answered,
+        "repaired": tally.repaired,
+        "tokens": {"input": tally.input, "output": tally.output},
+        "usd": None if tally.usd is None else round(tally.usd, 6),
+        "spent": {"calls": calls, "usd": None if price is None else round(paid, 6)},
+    }
+
+
+class _Tally:
+    """What the answers add up to; a sum is None once one of its parts is unknown."""
+
+    def __init__(self, price: Price | None, batch: bool) -> None:
+        self._price, self._batch = price, batch
+        self.answered = self.repaired = 0
+        self.input: int | None = 0
+        self.output: int | None = 0
+        self.usd: float | None = 0.0
+
+    def add(self, answer: Answer) -> None:
+        """Count an answer."""
+        usage = usage_of(answer.body)
+        self.answered += 1
+        self.repaired += answer.repaired
+        self.input = _plus(self.input, usage.input)
+        self.output = _plus(self.output, usage.output)
+        self.usd = _plus(self.usd, budget.cost(self._price, usage, self._batch))
+
+
+def _plus(total: N | None, part: N | None) -> N | None:
+    return None if total is None or part is None else total + part
+
+
+def _lines(
+    requests: Sequence[Mapping[str, Any]], outcomes: Iterable[Outcome], tally: _Tally
+) -> Iterator[dict[str, Any]]:
+    last: Failure | None = None
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if isinstance(outcome, Answer):
+            tally.add(outcome)
+        else:
+            last = outcome
+        yield _line(request["custom_id"], outcome)
+    if last is not None and not tally.answered:
         raise RunError(
             f"not one of {len(requests)} requests was answered (the last: {last.code}: "
             f"{last.message})"
         )
-    lines = [
-        _line(request["custom_id"], outcome)
-        for request, outcome in zip(requests, outcomes, strict=True)
-    ]
-    usages = [usage_of(answer.body) for answer in answered]
-    usd = _total([budget.cost(price, usage, params.backend == "batch") for usage in usages])
-    summary = {
-        "backend": params.backend,
-        "model": bodies[0]["model"],
-        "requests": len(requests),
-        "answered": len(answered),
-        "failed": len(requests) - len(answered),
-        "repaired": sum(answer.repaired for answer in answered),
-        "tokens": {
-            "input": _total([usage.input for usage in usages]),
-            "output": _total([usage.output for usage in usages]),
-        },
-        "usd": None if usd is None else round(usd, 6),
-        "spent": {"calls": calls, "usd": None if price is None else round(paid, 6)},
-    }
-    return lines, summary
 
 
-def _compose(bodies: Sequence[Mapping[str, Any]], seed: int) -> list[Outcome]:
+def _compose(bodies: Sequence[Mapping[str, Any]], seed: int) -> Iterator[Outcome]:
     from seedtalk.teacher import extractive
     from seedtalk.teacher.ledger import request_key
 
-    answers = extractive.answer_all(bodies, seed)
-    return [
-        Answer(answer, request_key("extractive", str(seed), body))
-        for body, answer in zip(bodies, answers, strict=True)
-    ]
+    for body in track(bodies, "composing", len(bodies)):
+        yield Answer(extractive.answer(body, seed), request_key("extractive", str(seed), body))
 
 
 def _answers(
@@ -186,7 +300,7 @@ def _answers(
     """Return the outcomes, and the calls and US dollars they took over all runs."""
     from seedtalk.teacher.ledger import Ledger
 
-    with Ledger(cache_dir / LEDGER) as ledger:
+    with Ledger(cache_dir / LEDGER, reading=params.backend == "replay") as ledger:
         if params.backend == "replay":
             from seedtalk.teacher import openai, replay
 
@@ -246,11 +360,6 @@ def _warn_of_overrun(ledger: Ledger, params: Teacher) -> None:
             "No further call was made after that; the ledger has what each one cost",
             err=True,
         )
-
-
-def _total(counts: Sequence[N | None]) -> N | None:
-    told = [count for count in counts if count is not None]
-    return sum(told) if len(told) == len(counts) else None
 
 
 def _line(custom_id: str, outcome: Outcome) -> dict[str, Any]:

@@ -17,6 +17,7 @@ REPAIR = (
     '"recommendations": ["..."]}. Every role is seeker or recommender, and a seeker speaks last.'
 )
 MOST_TOKENS = 10_000_000  # of one call; what counts more has not counted
+MOST_NESTED = 100  # levels of JSON; no answer has as many
 
 FINAL = frozenset({"refusal", "content_filter"})  # reasons that asking again does not change
 
@@ -79,6 +80,35 @@ class Usage:
     cached: int = 0  # of the input: what the endpoint had in its prompt cache
 
 
+def parsed(text: str, **hooks: Any) -> Any:
+    """Return what a stranger's JSON says, wherever it is read: no stack's depth decides.
+
+    Parameters
+    ----------
+    text
+        The JSON.
+    **hooks
+        Of `json.loads`.
+
+    Raises
+    ------
+    ValueError
+        When it is no JSON, or is nested over `MOST_NESTED` levels.
+    """
+    try:
+        value = json.loads(text, **hooks)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    many = text.count("[") + text.count("{") > MOST_NESTED
+    level = [value] if many and isinstance(value, dict | list) else []
+    for _ in range(MOST_NESTED):
+        within = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [one for each in within for one in each if isinstance(one, dict | list)]
+    if level:
+        raise ValueError("nested too deeply")
+    return value
+
+
 def completion(raw: str) -> dict[str, Any]:
     """Return the chat completion in `raw`.
 
@@ -117,8 +147,8 @@ def _no_text(body: dict[str, Any]) -> BadAnswerError:
 
 def _object(raw: str) -> dict[str, Any]:
     try:
-        body = json.loads(raw, parse_constant=_no_number, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
+        body = parsed(raw, parse_constant=_no_number, parse_float=_finite)
+    except ValueError as error:
         start = " ".join(raw[:60].split())
         raise BadAnswerError(f"not JSON: {start!r}") from error
     if not isinstance(body, dict):
@@ -239,8 +269,8 @@ def _dialogue_object(content: str) -> dict[str, Any]:
     if start < 0 or end < start:
         raise BadAnswerError("no JSON object in it")
     try:
-        value = json.loads(text[start : end + 1])
-    except (ValueError, RecursionError) as error:
+        value = parsed(text[start : end + 1])
+    except ValueError as error:
         raise BadAnswerError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadAnswerError("no JSON object in it")

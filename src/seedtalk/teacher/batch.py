@@ -54,7 +54,6 @@ from seedtalk.teacher.openai import (
     Standing,
     judged,
     keys_of,
-    secret,
     short,
     standing,
 )
@@ -180,7 +179,6 @@ class _Run:
         self._folder = Path(f"{ledger.path}.batches")
         self._locks: dict[str, FileLock] = {}  # by token, of the batches in this run's hands
         self._fresh: set[str] = set()  # tokens that no endpoint can know yet
-        self._secret = secret()
         self._silent = 0  # looks in a row that failed
         self._asked_to_wait = 0.0  # seconds, by the endpoint at the last of them
         self._bodies = dict(bodies)  # with those of repairs
@@ -505,7 +503,7 @@ class _Run:
     # What came back
 
     def _harvest(self, batch: Batch) -> Harvest:
-        return Harvest(batch, self._ledger, self._prices, self._secret)
+        return Harvest(batch, self._ledger, self._prices)
 
     def _bring_in(self, batch: Batch, seen: Remote) -> None:
         """Put down in the ledger what an ended batch brought, then close it."""

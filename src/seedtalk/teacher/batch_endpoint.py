@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from seedtalk.errors import InputError
 from seedtalk.params import Teacher
-from seedtalk.teacher.batch_lines import ROUTE
+from seedtalk.teacher.batch_lines import ROUTE, whole_lines
 from seedtalk.teacher.limiter import LONGEST_PAUSE, backoff
 from seedtalk.teacher.openai import (
+    SECRET_IN_ANSWER,
     CallError,
     endpoint_url,
     refused,
+    scrub,
     secret,
     short,
     unconnected,
@@ -64,7 +66,7 @@ def connect(params: Teacher) -> Generator[Endpoint, None, None]:
             follow_redirects=False, timeout=params.timeout, mounts=direct(url)
         ),
     ) as client:
-        yield Endpoint(client, params.attempts)
+        yield Endpoint(client, params.attempts, key)
 
 
 class Endpoint:
@@ -79,10 +81,12 @@ class Endpoint:
         Of the SDK.
     attempts
         Tries of a request that fails in passing.
+    key
+        What is kept out of the files that are fetched.
     """
 
-    def __init__(self, client: OpenAI, attempts: int) -> None:
-        self._client, self._attempts = client, attempts
+    def __init__(self, client: OpenAI, attempts: int, key: str) -> None:
+        self._client, self._attempts, self._key = client, attempts, key
 
     def upload(self, path: Path, token: str) -> str:
         """Upload a file of requests; returns its id."""
@@ -159,13 +163,15 @@ class Endpoint:
             return seen
 
     def download(self, file_id: str, path: Path) -> None:
-        """Stream a file to the disk."""
+        """Stream a file to the disk, line by line, the key taken out before it gets there."""
 
         def fetch() -> None:
             content = self._client.files.with_streaming_response.content
             with _calls(), content(file_id) as response, path.open("wb") as file:
-                for part in response.iter_bytes(1 << 16):
-                    file.write(part)
+                for line in whole_lines(response.iter_bytes(1 << 16)):
+                    text = line.decode("utf-8", "surrogateescape")
+                    clean = scrub(text, self._key, SECRET_IN_ANSWER)
+                    file.write(clean.encode("utf-8", "surrogateescape"))
 
         self.patiently(fetch)
 
@@ -215,7 +221,7 @@ def _calls() -> Generator[None, None, None]:
         raise CallError("passing", "timeout", "no answer in time", billed=True) from error
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
         raise unconnected(error) from error
-    except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
+    except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError) as error:
         # A page where JSON was to be, or JSON of another form.
         raise CallError("passing", "bad_reply", short(str(error)), billed=True) from error
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seedtalk.errors import InputError
+from seedtalk.teacher.answers import parsed
 
 ROUTE: Literal["/v1/chat/completions"] = (
     "/v1/chat/completions"  # what every line asks, wherever the endpoint is
 )
 MOST_BYTES = 200_000_000  # of a file of requests
+MOST_LINE = 32 << 20  # bytes of a result: twice what a single call may bring
 
 
 class BadLineError(ValueError):
@@ -78,6 +80,29 @@ def chunks(sizes: Iterable[tuple[str, int]], most: int, most_bytes: int) -> Iter
         yield chunk
 
 
+def whole_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Cut what comes in parts into lines, each with its end.
+
+    Of a line over `MOST_LINE` bytes, which no result has, a note is left.
+    """
+    line, size = bytearray(), 0
+    for part in parts:
+        *ends, rest = part.split(b"\n")
+        for end in ends:
+            yield _line(line, size, end) + b"\n"
+            line, size = bytearray(), 0
+        size += len(rest)
+        if size <= MOST_LINE:
+            line += rest
+    if size:
+        yield _line(line, size, b"")
+
+
+def _line(line: bytearray, size: int, end: bytes) -> bytes:
+    size += len(end)
+    return bytes(line + end) if size <= MOST_LINE else b"a line of %d bytes was left out" % size
+
+
 def raw_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file of results that are not blank, without holding it in memory."""
     with path.open("rb") as file:
@@ -97,8 +122,8 @@ def read_result(raw: bytes) -> Result:
         When it is no JSON object that names a request and holds a response or an error.
     """
     try:
-        line = json.loads(raw.decode("utf-8", "replace"))
-    except (ValueError, RecursionError) as error:
+        line = parsed(raw.decode("utf-8", "replace"))
+    except ValueError as error:
         raise BadLineError("not JSON") from error
     if not isinstance(line, dict) or not isinstance(line.get("custom_id"), str):
         raise BadLineError("no custom_id")
@@ -113,7 +138,7 @@ def read_result(raw: bytes) -> Result:
     if status == 200:
         try:
             return Result(name, json.dumps(body, allow_nan=False), None)
-        except (ValueError, RecursionError):
+        except ValueError:
             # A number too large for any: no answer, as it is none where a single call brings it.
             return Result(name, raw.decode("utf-8", "replace"), None)
     told = body.get("error") if isinstance(body, dict) else None

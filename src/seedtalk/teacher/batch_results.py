@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from seedtalk.teacher import budget
 from seedtalk.teacher.answers import BadAnswerError, completion, usage_in
 from seedtalk.teacher.batch_lines import BadLineError, LineError, raw_lines, read_result
-from seedtalk.teacher.openai import QUOTA, SECRET_IN_ANSWER, CallError, refusal, scrub, short
+from seedtalk.teacher.openai import QUOTA, CallError, refusal, short
 
 if TYPE_CHECKING:
     from seedtalk.teacher.ledger import Batch, Ledger
@@ -30,12 +30,10 @@ class Harvest:
         Where responses are put down, each before it is looked at.
     prices
         Of the model; None where unknown.
-    key
-        The endpoint's, which is kept out of the ledger.
     """
 
-    def __init__(self, batch: Batch, ledger: Ledger, prices: Price | None, key: str) -> None:
-        self._ledger, self._prices, self._secret = ledger, prices, key
+    def __init__(self, batch: Batch, ledger: Ledger, prices: Price | None) -> None:
+        self._ledger, self._prices = ledger, prices
         self.rows = {key: row for _, key, row in batch.lines}
         # A run that was killed may have put some down.
         before = ledger.rows(
@@ -49,7 +47,7 @@ class Harvest:
         self._contradicted: set[str] = set()
 
     def read(self, path: Path, aside: Path) -> int:
-        """Read a file of results, and put what cannot be used aside.
+        """Read a file of results, as `Endpoint.download` left it; put what cannot be used aside.
 
         Of several results for a request the first response with text stands, else the last
         response, else the first error. `unread` counts the lines that could not be read.
@@ -68,13 +66,13 @@ class Harvest:
                     result = read_result(line)
                 except BadLineError:
                     self.unread += 1
-                    kept.write(self._clean(line))
+                    kept.write(line)
                     continue
                 key = result.custom_id
                 told.add(key)
                 if key not in self.rows:
                     self._unknown.add(key)
-                    kept.write(self._clean(line))
+                    kept.write(line)
                     continue
                 if key in waiting or len(waiting) == COMMIT:
                     self._keep(waiting)
@@ -107,11 +105,6 @@ class Harvest:
         }
         return "; ".join(f"{count} {what}" for what, count in odd.items() if count)
 
-    def _clean(self, line: bytes) -> bytes:
-        """Return a line without the key, and otherwise byte for byte as it is."""
-        text = line.decode("utf-8", "surrogateescape")
-        return scrub(text, self._secret, SECRET_IN_ANSWER).encode("utf-8", "surrogateescape")
-
     def _is_news(self, key: str, raw: str) -> bool:
         if key not in self._good:
             return True
@@ -125,8 +118,7 @@ class Harvest:
             for key, raw in responses.items():
                 usage = usage_in(raw)
                 usd = budget.cost(self._prices, usage, batch=True)
-                kept = scrub(raw, self._secret, SECRET_IN_ANSWER)
-                self._ledger.receive(self.rows[key], kept, usd, usage)
+                self._ledger.receive(self.rows[key], raw, usd, usage)
         self.received |= responses.keys()
         for key, raw in responses.items():
             with contextlib.suppress(BadAnswerError):

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from seedtalk.errors import InputError
-from seedtalk.progress import track
 from seedtalk.records import sha256_text
 from seedtalk.teacher import lexicon
 from seedtalk.titles import fold, title_key
@@ -136,11 +135,6 @@ class Told:
     candidates: list[str]
     style: dict[str, str]
     turns: int = 1
-
-
-def answer_all(bodies: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Answer every request with a chat completion; nothing is kept, since nothing is paid."""
-    return [answer(body, seed) for body in track(bodies, "composing", len(bodies))]
 
 
 def answer(body: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:

@@ -733,7 +733,13 @@ def refused(error: Any) -> CallError:
                 "key is not taken; set teacher.base_url to the address that answers"
             ),
         )
-    return refusal(status, error.code, error.type, error.message, retry_after(headers))
+    code, kind = (_word(told) for told in (error.code, error.type))
+    return refusal(status, code, kind, error.message, retry_after(headers))
+
+
+def _word(told: Any) -> str | None:
+    """Return what an endpoint calls an error, where it is a name or a number."""
+    return str(told) if isinstance(told, str | int) else None
 
 
 def refusal(
@@ -750,7 +756,7 @@ def refusal(
     wait
         Seconds it asks to wait, or None.
     """
-    name = short(str(code or status))
+    name = short(code or str(status))
     told = short(f"HTTP {status}: {message}")
     if name in POLICY:
         return CallError("permanent", name, told)

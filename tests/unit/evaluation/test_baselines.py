@@ -7,7 +7,7 @@ import pytest
 from seedtalk.errors import InputError
 from seedtalk.evaluation import baselines
 from seedtalk.evaluation.protocols import Query
-from seedtalk.records import Dialogue, Message
+from seedtalk.records import SIGNALS, Dialogue, Message
 
 CATALOGUE = ["a", "b", "c", "d", "e", "f"]
 
@@ -21,19 +21,28 @@ def query(candidates, mentioned=(), text="hello", name="c1"):
     return Query(name, 1, context, list(mentioned), [candidates[0]], sorted(candidates))
 
 
-def interactions(*pairs, disliked=()):
-    rows = [(u, i, True) for u, i in pairs] + [(u, i, False) for u, i in disliked]
-    return pd.DataFrame(rows, columns=["user_id", "item_id", "liked"])
+def told(*, count=6, **columns):
+    """Return the signals of one query's candidates, 0 where not given."""
+    values = np.zeros((count, len(SIGNALS)), dtype=np.float32)
+    for name, column in columns.items():
+        values[:, SIGNALS.index(name)] = column
+    return values
 
 
-def test_likes_count_users_once_and_likes_only():
-    frame = interactions(("u", "a"), ("u", "a"), ("v", "a"), ("v", "b"), disliked=[("w", "b")])
-    assert baselines.likes(frame) == {"a": 2, "b": 1}
-
-
-def test_popularity():
-    (found,) = baselines.by_popularity([query(["a", "b", "c", "d"])], {"c": 3, "b": 1})
-    assert found == ["c", "b", "a", "d"]
+def test_each_signal_is_a_baseline_and_popularity_breaks_its_ties():
+    asked = [query(["a", "b", "c", "d"]), query(["e", "f"], name="c2")]
+    signals = [
+        told(count=4, popularity=[0, 1, 3, 1], bm25=[2, 1, 2, 1], year=[-4, -1, -2, -3]),
+        told(count=2, factors=[-1, -2]),
+    ]
+    found = baselines.by_signals(asked, signals)
+    assert set(baselines.OF_SIGNAL) == set(SIGNALS)
+    assert list(found) == [baselines.OF_SIGNAL[name] for name in SIGNALS]
+    assert found["popularity"] == [["c", "b", "d", "a"], ["e", "f"]]
+    assert found["bm25"][0] == ["c", "a", "b", "d"]
+    assert found["newest"][0] == ["b", "c", "d", "a"]
+    assert found["item-item"][0] == found["popularity"][0]
+    assert found["factors"][1] == ["e", "f"]
 
 
 def test_chance_is_seeded_and_each_querys_own():
@@ -81,61 +90,12 @@ def test_what_is_not_copied_is_in_random_order():
     assert found == ["c", *(item for item in chance if item != "c")]
 
 
-def test_item_item_by_hand():
-    # a and b share both fans of a; a and c share one of two and one.
-    frame = interactions(("u", "a"), ("v", "a"), ("u", "b"), ("v", "b"), ("v", "c"), ("w", "d"))
-    asked = query(["b", "c", "d", "e"], mentioned=["a"])
-    (found,) = baselines.by_items([asked], frame, CATALOGUE, baselines.likes(frame))
-    assert found == ["b", "c", "d", "e"]  # 1, 1/sqrt(2), 0 and liked once, 0
-
-
-def test_item_item_equals_brute_force():
-    rng = np.random.default_rng(0)
-    names = [f"i{n:02d}" for n in range(15)]
-    matrix = rng.random((40, 15)) < 0.25
-    matrix[:, 14] = False  # nobody likes the last one
-    frame = interactions(
-        *((f"u{u}", names[i]) for u, i in np.argwhere(matrix)), ("u0", "gone"), ("u0", "i00")
-    )
-    matrix[0, 0] = True
-    popularity = baselines.likes(frame)
-    asked = [
-        query(
-            [n for n in names if n not in chosen],
-            mentioned=[*chosen, "unknown"],
-            name=f"c{k}",
-        )
-        for k in range(10)
-        for chosen in [list(rng.choice(names, size=k % 4, replace=False))]
-    ]
-    found = baselines.by_items(asked, frame, names, popularity)
-
-    def cosine(i, j):
-        x, y = matrix[:, names.index(i)], matrix[:, names.index(j)]
-        norm = math.sqrt(x.sum() * y.sum())
-        return (x & y).sum() / norm if norm else 0.0
-
-    for one, ranking in zip(asked, found, strict=True):
-        scores = {c: sum(cosine(c, m) for m in one.mentioned[:-1]) for c in one.candidates}
-        wanted = sorted(
-            one.candidates, key=lambda c: (-round(scores[c], 9), -popularity.get(c, 0), c)
-        )
-        assert ranking == wanted
-
-
-def test_item_item_without_any_like_is_by_id():
-    (found,) = baselines.by_items(
-        [query(["b", "a"], mentioned=["c"])], interactions(), CATALOGUE, {}
-    )
-    assert found == ["a", "b"]
-
-
 def test_neighbours_by_hand():
     corpus = np.array([[2, 0], [0.6, 0.8], [0, 3], [-1, 0]], dtype=np.float32)
     votes = [["b", "a"], ["c"], ["d"], ["e"]]
     asked = np.array([[5, 0]], dtype=np.float32)
     one = query(CATALOGUE)
-    options = {"popularity": {"f": 9}}
+    options = {"popularity": [np.array([0, 0, 0, 0, 0, 9])]}
     # Nearest two: cosine 1 gives b 1 and a 1/log2(3) = .63; cosine .6 gives c .6.
     (found,) = baselines.by_neighbours([one], asked, corpus, votes, neighbours=2, **options)
     assert found == ["b", "a", "c", "f", "d", "e"]
@@ -152,7 +112,8 @@ def test_neighbours_add_up_and_blocks_do_not_matter(monkeypatch):
     corpus = rng.normal(size=(30, 5)).astype(np.float32)
     votes = [list(rng.choice(CATALOGUE, size=2, replace=False)) for _ in range(30)]
     queries = [query(CATALOGUE, name=f"c{n}") for n in range(7)]
-    found = baselines.by_neighbours(queries, asked, corpus, votes, {}, neighbours=5)
+    none = [np.zeros(6)] * 7
+    found = baselines.by_neighbours(queries, asked, corpus, votes, none, neighbours=5)
     for row, ranking in enumerate(found):
         cosines = [
             float(asked[row] @ c / np.linalg.norm(asked[row]) / np.linalg.norm(c)) for c in corpus
@@ -163,13 +124,13 @@ def test_neighbours_add_up_and_blocks_do_not_matter(monkeypatch):
                 scores[item] += max(cosines[near], 0) / math.log2(place + 2)
         assert ranking == sorted(CATALOGUE, key=lambda i: (-scores[i], i))
     monkeypatch.setattr(baselines, "_BLOCK", 2)
-    assert baselines.by_neighbours(queries, asked, corpus, votes, {}, neighbours=5) == found
+    assert baselines.by_neighbours(queries, asked, corpus, votes, none, neighbours=5) == found
 
 
 def test_neighbours_of_a_zero_vector_leave_it_to_popularity():
     one = query(CATALOGUE)
     (found,) = baselines.by_neighbours(
-        [one], np.zeros((1, 2)), np.eye(2), [["a"], ["b"]], {"f": 1}, neighbours=2
+        [one], np.zeros((1, 2)), np.eye(2), [["a"], ["b"]], [np.eye(6)[5]], neighbours=2
     )
     assert found[0] == "f"
 
@@ -177,7 +138,7 @@ def test_neighbours_of_a_zero_vector_leave_it_to_popularity():
 def test_no_text_to_search():
     with pytest.raises(InputError, match="no text to search"):
         baselines.by_neighbours(
-            [query(CATALOGUE)], np.ones((1, 2)), np.empty((0, 2)), [], {}, neighbours=2
+            [query(CATALOGUE)], np.ones((1, 2)), np.empty((0, 2)), [], [np.ones(6)], neighbours=2
         )
 
 
@@ -211,34 +172,31 @@ def vectors(texts):
     return np.array([[t.count("sea"), t.count("war")] for t in texts], dtype=np.float32)
 
 
-def all_baselines(dialogues):
+def all_baselines(dialogues, depth=None):
     return baselines.rank_baselines(
         [query(CATALOGUE, text="the sea")],
         pd.DataFrame({"item_id": CATALOGUE, "title": list(TITLES.values())}),
-        interactions(("u", "f")),
+        [told(popularity=[0, 0, 0, 0, 0, 1], reviews=[0, 0, 0, 0.5, 0.9, 0])],
         dialogues,
-        ["d", "e"],
-        vectors(["war", "sea"]),
         vectors,
         neighbours=1,
         seed=0,
+        depth=depth,
     )
 
 
 def test_every_baseline_ranks_every_candidate():
-    found = all_baselines([dialogue("sea, sea", "c", "a"), dialogue("war", "b")])
-    assert list(found) == [
-        "random",
-        "popularity",
-        "copy-context",
-        "item-item",
-        "neighbours-dialogues",
-        "neighbours-reviews",
-    ]
+    dialogues = [dialogue("sea, sea", "c", "a"), dialogue("war", "b")]
+    found = all_baselines(dialogues)
+    assert sorted(found) == sorted(
+        ["random", "copy-context", "neighbours-dialogues", *baselines.OF_SIGNAL.values()]
+    )
     assert all(sorted(ranking) == CATALOGUE for (ranking,) in found.values())
     assert found["popularity"][0][0] == "f"
     assert found["neighbours-dialogues"][0][:3] == ["c", "a", "f"]
-    assert found["neighbours-reviews"][0][:2] == ["e", "f"]
+    assert found["neighbours-reviews"][0][:3] == ["e", "d", "f"]
+    cut = all_baselines(dialogues, depth=2)
+    assert cut == {name: [ranking[:2]] for name, (ranking,) in found.items()}
 
 
 def test_no_training_dialogues():

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedtalk.errors import InputError
-from seedtalk.evaluation.intervals import bootstrap_means, intervals, paired
+from seedtalk.evaluation.intervals import bootstrap_means, intervals, over_runs, paired
 
 
 def simulated(clusters=40, per=3, seed=0):
@@ -116,3 +116,25 @@ def test_pairing_refuses_other_shapes():
 def test_one_conversation_has_no_interval():
     with pytest.raises(InputError, match="at least 2 conversations, found 1"):
         intervals(np.ones((3, 1)), np.ones((3, 1)), ["a"] * 3, resamples=100, seed=0)
+
+
+def test_over_runs_by_hand():
+    """Of 1, 2 and 3: mean 2, deviation 1, t(.975, 2) = 4.302653."""
+    (found, constant) = over_runs([[1.0, 0.5], [2.0, 0.5], [3.0, 0.5]])
+    half = 4.302653 / 3**0.5
+    assert found["mean"] == 2.0
+    assert found["low"] == pytest.approx(2 - half, abs=1e-5)
+    assert found["high"] == pytest.approx(2 + half, abs=1e-5)
+    assert constant == {"mean": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_over_runs_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    found = over_runs(rng.normal(1.0, 2.0, size=(5, 2000)))
+    covered = np.mean([one["low"] <= 1.0 <= one["high"] for one in found])
+    assert 0.93 < covered < 0.97
+
+
+def test_one_run_has_no_interval_over_runs():
+    with pytest.raises(InputError, match="at least 2 of them, got 1"):
+        over_runs([[1.0]])

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedtalk.errors import InputError, RunError
@@ -133,7 +133,7 @@ def test_per_query_keeps_rows_and_order():
         ["t", "c1", 1],
     ]
     assert found["targets"].tolist() == [1, 2]
-    assert found["candidates"].tolist() == [2, 2]
+    assert found["ranked"].tolist() == [2, 2]
     assert found["recall@1"].tolist() == [0, 0.5]
 
 
@@ -189,7 +189,7 @@ def test_a_system_does_not_differ_from_itself():
         assert interval == {"mean": 0, "low": 0, "high": 0}
 
 
-@pytest.mark.parametrize("column", ["conversation_id", "query", "targets", "candidates"])
+@pytest.mark.parametrize("column", ["conversation_id", "query", "targets"])
 def test_paired_difference_refuses_other_queries(column):
     a, b = systems()
     changed = b.copy()
@@ -198,6 +198,33 @@ def test_paired_difference_refuses_other_queries(column):
         paired_difference(a, changed, resamples=200, seed=0)
     with pytest.raises(InputError, match="not scored on the same queries"):
         paired_difference(a, b.iloc[1:], resamples=200, seed=0)
+
+
+def test_a_search_may_rank_fewer_than_a_score_of_every_candidate():
+    a, b = systems()
+    options = {"resamples": 200, "seed": 0}
+    fewer = a.assign(ranked=3)
+    assert paired_difference(fewer, b, **options) == paired_difference(a, b, **options)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.permutations("abcdefgh"),
+    st.integers(0, 8),
+    st.sets(st.sampled_from("abcdefghxy"), min_size=1),
+)
+def test_query_metrics_are_brute_force(order, depth, targets):
+    """Short rankings, and targets that are not in them, by the definitions with plain loops."""
+    ranking, wanted = list(order[:depth]), sorted(targets)
+    found = query_metrics(ranking, wanted, [1, 3, 8])
+    for k in (1, 3, 8):
+        top = ranking[:k]
+        assert found[f"recall@{k}"] == pytest.approx(sum(t in top for t in wanted) / len(wanted))
+        gain = sum(1 / math.log2(2 + n) for n, item in enumerate(top) if item in targets)
+        best = sum(1 / math.log2(2 + n) for n in range(min(k, len(wanted))))
+        assert found[f"ndcg@{k}"] == pytest.approx(gain / best)
+    first = [1 / (1 + n) for n, item in enumerate(ranking) if item in targets]
+    assert found["mrr"] == pytest.approx(first[0] if first else 0.0)
 
 
 def test_paired_difference_refuses_other_metrics_and_several_systems():

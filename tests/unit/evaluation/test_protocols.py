@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedtalk.errors import InputError
-from seedtalk.evaluation.protocols import digest, queries
-from seedtalk.params import Evaluate
+from seedtalk.evaluation.protocols import asked_turns, digest, queries, read_turns
+from seedtalk.params import load_params
 
+DEFAULT = load_params(Path(__file__).parents[3] / "params.yaml").evaluate
 ITEMS = pd.DataFrame({"item_id": [f"i{n:02d}" for n in range(30)]})
 
 
@@ -31,12 +32,8 @@ def conversations(*rows, benchmark="talk"):
 
 
 def ask(frame, candidates=0, max_conversations=0, seed=0, benchmark="talk", items=ITEMS):
-    options = Evaluate(
-        candidates=candidates,
-        score="mean",
-        max_conversations=max_conversations,
-        cutoffs=(1,),
-        bootstrap=100,
+    options = DEFAULT.model_copy(
+        update={"candidates": candidates, "max_conversations": max_conversations}
     )
     return queries(frame, benchmark, items, options, seed)
 
@@ -73,6 +70,71 @@ def test_the_whole_catalogue_but_mentioned_and_seen():
     known = {"i09", "i03", "i20"}
     assert first.candidates == [i for i in ITEMS["item_id"] if i not in known]  # i01 is a target
     assert "i01" not in second.candidates
+
+
+def test_what_is_asked_of_a_real_conversation():
+    """Several turns in a row, a seeker who repeats, a suggestion turned down and made again."""
+    turns = [
+        seeker("Hi, I like i03", "i03"),
+        recommender("Did you see i01?", "i01"),
+        recommender("Or i02? i01 is the better one", "i02", "i01"),
+        seeker("i01 was awful. Something like i03", "i01", "i03"),
+        recommender("Then i04 and i03's sequel i05", "i04", "i03", "i05", "i04"),
+        seeker("I know i05. And i06?", "i05", "i06"),
+        recommender("i06 is great, so is i01", "i06", "i01"),
+        recommender("Have a nice day"),
+        recommender("Only the odd one is left", "unknown"),
+    ]
+    asked = ask(conversations(("c", turns, [])))
+    assert [(q.turn, q.targets) for q in asked] == [
+        (1, ["i01"]),
+        (2, ["i02"]),  # each turn by itself; i01 is known from the turn before
+        (4, ["i04", "i05"]),
+    ]
+    assert asked[1].context == turns[:2]
+    assert asked[2].mentioned == ["i03", "i01", "i02"]  # turned down or not
+    assert not {"i01", "i02", "i03"} & set(asked[2].candidates)
+    found = list(asked_turns(read_turns(turns), set(ITEMS["item_id"])))
+    assert [(a.turn, a.fresh, a.repeated) for a in found] == [
+        (1, ["i01"], []),
+        (2, ["i02"], ["i01"]),
+        (4, ["i04", "i05"], ["i03"]),
+        (6, [], ["i06", "i01"]),  # He et al.'s condition discussion only: no query
+    ]
+    assert found[3].mentioned == ["i03", "i01", "i02", "i04", "i05", "i06"]
+
+
+TURNS = st.lists(
+    st.tuples(
+        st.sampled_from(["seeker", "recommender"]),
+        st.lists(st.sampled_from(["i01", "i02", "i03", "i04", "odd"]), max_size=4),
+    ),
+    max_size=9,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(TURNS)
+def test_asked_turns_follow_their_definition(drawn):
+    """Every mention of a recommender after the seeker's first turn, once a turn, new or not."""
+    turns = [{"role": role, "text": "", "items": items} for role, items in drawn]
+    catalogue = {"i01", "i02", "i03", "i04"}
+    first = next((n for n, turn in enumerate(turns) if turn["role"] == "seeker"), len(turns))
+    wanted = {}
+    for place, turn in enumerate(turns):
+        if turn["role"] == "recommender" and place > first and catalogue & set(turn["items"]):
+            before = {item for earlier in turns[:place] for item in earlier["items"]}
+            named = catalogue & set(turn["items"])
+            wanted[place] = (named - before, named & before, before)
+    found = {
+        a.turn: (set(a.fresh), set(a.repeated), set(a.mentioned))
+        for a in asked_turns(turns, catalogue)
+    }
+    assert found == wanted
+    for asked in asked_turns(turns, catalogue):
+        ids = asked.fresh + asked.repeated
+        assert len(ids) == len(set(ids))
+        assert len(asked.mentioned) == len(set(asked.mentioned))
 
 
 def many(count, start=0):
@@ -177,6 +239,19 @@ def test_the_digest_is_of_everything_asked():
         ask(changed, candidates=10),
     ]
     assert len({digest(asked), *map(digest, others)}) == 5
+
+
+def test_the_digest_is_of_one_json_document():
+    """Written piece by piece, read as the whole: another order of queries is another digest."""
+    import hashlib
+    import json
+    from dataclasses import asdict
+
+    asked = ask(many(3), candidates=10)
+    text = json.dumps([asdict(query) for query in asked], sort_keys=True)
+    assert digest(asked) == hashlib.sha256(text.encode()).hexdigest()
+    assert digest([]) == hashlib.sha256(b"[]").hexdigest()
+    assert digest(asked[::-1]) != digest(asked)
 
 
 def test_reads_what_parquet_gives_back(tmp_path):

@@ -251,3 +251,29 @@ def test_distinct_rows_are_numbered_by_their_first_copy():
     group, first = facility.copies(X)
     assert group.tolist() == [0, 1, 0, 2, 1]
     assert first.tolist() == [0, 1, 3]
+
+
+@given(st.integers(0, 10**6), st.sampled_from([np.float16, np.float32, np.float64]))
+def test_copies_are_those_of_a_dictionary_of_bytes(number, dtype):
+    rng = np.random.default_rng(number)
+    X = rng.integers(-1, 2, (rng.integers(1, 40), rng.integers(1, 4))).astype(dtype)
+    X[rng.random(X.shape) < 0.3] *= dtype(-1)  # zeros of both signs are no copies of each other
+    seen = {}
+    group = [seen.setdefault(row.tobytes(), len(seen)) for row in X]
+    found, first = facility.copies(X[:, ::-1][:, ::-1])  # not contiguous
+    assert found.tolist() == group and found.dtype == first.dtype == np.int64
+    assert first.tolist() == [group.index(n) for n in range(len(seen))]
+
+
+def test_rows_of_one_hash_are_told_apart(monkeypatch):
+    drawn, tried = facility._factors, []
+
+    def poor(count, attempt):
+        tried.append(attempt)
+        return drawn(count, attempt) * np.uint64(attempt > 1)  # all rows have one hash at first
+
+    monkeypatch.setattr(facility, "_factors", poor)
+    X = np.repeat(np.arange(3000, dtype=np.float32), 2)[:, None] + np.zeros(4, np.float32)
+    group, first = facility.copies(X)
+    assert group.tolist() == np.repeat(np.arange(3000), 2).tolist() and tried == [0, 1, 2]
+    assert first.tolist() == list(range(0, 6000, 2))

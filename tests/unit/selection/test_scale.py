@@ -19,6 +19,8 @@ CASES = (
     ("hybrid", {"criterion": "logdet"}),
     ("random", {}),
     ("popularity", {}),
+    ("kcenter", {}),
+    ("facility", {}),
 )
 EACH = pytest.mark.parametrize(("method", "options"), CASES)
 
@@ -38,8 +40,9 @@ def mapped(tmp_path_factory):
     return path
 
 
-def run(X, method, options, **more):
-    return select(X, 60, method, clusters=6, popularity=X[:, 0], **options, **more)
+def run(X, method, options, budget=60, **more):
+    X = X[:2500] if method == "facility" else X  # its time grows with the square of the rows
+    return select(X, budget, method, clusters=6, popularity=X[:, 0], **options, **more)
 
 
 PROGRAM = """
@@ -49,6 +52,7 @@ from seedtalk.selection import select
 X = np.load(sys.argv[1], mmap_mode="r")
 made = []
 for method, options in json.loads(sys.argv[2]):
+    X = X[:2500] if method == "facility" else X
     chosen = select(X, 60, method, clusters=6, popularity=X[:, 0], **options)
     made.append([chosen.indices.tolist(), [gain.hex() for gain in chosen.gains.tolist()]])
 print(json.dumps(made))
@@ -139,6 +143,32 @@ def test_the_device_path_picks_the_same_rows(torch_on_the_processor, method, opt
     there = run(X, method, options, device="cuda", block=700)
     assert there.indices.tolist() == here.indices.tolist()
     assert there.gains == pytest.approx(here.gains, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("method", "options"), CASES[:4])
+def test_the_device_path_keeps_every_quota_and_goes_on(torch_on_the_processor, method, options):
+    """All quotas and a warm start at once, on rows of which many are copies."""
+    rng = np.random.default_rng(5)
+    X = clustered(900, 12)[rng.integers(0, 300, 900)]
+    items = rng.integers(0, 60, 900)
+    groups = np.where(items < 3, "rare", np.where(items < 30, "some", "many"))
+    given_ = options | {
+        "items": items,
+        "max_per_item": 2,
+        "groups": groups,
+        "min_per_group": 5,
+        "warm_start": [7, 700, 33],
+    }
+    here = run(X, method, given_)
+    there = run(X, method, given_, device="cuda", block=128)
+    assert there.indices.tolist() == here.indices.tolist()
+    taken = np.r_[given_["warm_start"], there.indices]
+    assert np.unique(items[taken], return_counts=True)[1].max() <= 2
+    assert min(np.unique(groups[taken], return_counts=True)[1]) >= 5
+    free = given_ | {"min_per_group": 0}
+    whole = run(X, method, free, device="cuda")
+    rest = free | {"warm_start": [*given_["warm_start"], *whole.indices[:20].tolist()]}
+    assert run(X, method, rest, 40, device="cuda").indices.tolist() == whole.indices[20:].tolist()
 
 
 def test_the_device_path_reads_a_memory_map(torch_on_the_processor, mapped, recwarn):

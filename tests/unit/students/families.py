@@ -83,3 +83,47 @@ def tokenizer(family: str, joining: bool = False) -> Any:
     )
     made.chat_template = template
     return made
+
+
+def tiny_model(family: str, layers: int = 3, vocabulary: int = 300) -> Any:
+    """Return a random causal language model of `family` with what sets it apart in training."""
+    import torch
+    import transformers
+
+    kinds = {
+        "llama": ("Llama", {"tie_word_embeddings": True}),
+        "qwen2": ("Qwen2", {"tie_word_embeddings": False}),
+        "gemma2": (
+            "Gemma2",
+            {
+                "head_dim": 8,
+                "sliding_window": 5,
+                "final_logit_softcapping": 0.5,  # so low that they bite
+                "attn_logit_softcapping": 0.3,
+            },
+        ),
+        "cohere": ("Cohere", {"logit_scale": 0.25}),
+        "granite": ("Granite", {"logits_scaling": 4.0}),
+    }
+    name, more = kinds[family]
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **more,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(6)  # wide, so that attention prefers some positions
+    return model

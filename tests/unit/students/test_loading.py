@@ -189,8 +189,16 @@ def test_missing_weights_are_named(tmp_path, tuning):
 def test_bf16_only_where_the_device_computes_in_it(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
-    with pytest.raises(InputError, match="cpu does not compute in bfloat16"):
+    with pytest.raises(InputError, match="cpu does not train in bfloat16"):
         check_precision("bf16")
     check_precision("fp32")
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
     check_precision("bf16")
+
+
+def test_fp16_is_for_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match=r"finetune\.precision: this cpu .* in float16"):
+        check_precision("fp16")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    check_precision("fp16")

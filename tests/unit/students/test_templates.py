@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,12 +13,16 @@ from seedtalk.errors import InputError
 from seedtalk.students.templates import (
     GREETING,
     IGNORED,
+    MARKED,
     REQUEST,
     SYSTEM,
+    _read_marks,
+    _read_prefixes,
     context_messages,
     encode_example,
     fit_context,
     format_answer,
+    marked_template,
     parse_answer,
     render,
     token_ids,
@@ -44,6 +50,109 @@ def spoken(example, made):
             open_ = True
         stretches[-1].append(label)
     return [made.decode(stretch) for stretch in stretches]
+
+
+SMOLLM2 = (  # as the embedded student's GGUF has it
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# family: the tokenizer that speaks it, and TRL's copy of the models' own template
+STOCK = {
+    "smollm2": ("chatml", None),
+    "qwen2.5": ("chatml", "qwen2_5.jinja"),
+    "llama-3.2": ("llama3", "llama3_2.jinja"),
+    "gemma-2": ("gemma", "gemma.jinja"),
+}
+
+
+def stock(family, joining=False):
+    """Return a small tokenizer with the untouched template of the family's models."""
+    speaker, file = STOCK[family]
+    made = tokenizer(speaker, joining)
+    text = file and (files("trl") / "chat_templates" / file).read_text(encoding="utf-8")
+    made.chat_template = text or SMOLLM2
+    return made, FAMILIES[speaker][3]
+
+
+@pytest.mark.parametrize("joining", [False, True])
+@pytest.mark.parametrize("family", MARKED)
+def test_marks_are_the_assistants_words_and_its_end_of_turn_in_every_turn(family, joining):
+    made, end = stock(family, joining)
+    template = marked_template(made)
+    assert template == MARKED[family]
+    marks = _read_marks(made, MULTI_TURN, template)
+    answers = [m["content"] for m in MULTI_TURN if m["role"] == "assistant"]
+    assert spoken(marks, made) == [answer + end for answer in answers]
+    assert marks == _read_prefixes(made, MULTI_TURN), "the two ways agree"
+    assert marks == encode_example(made, MULTI_TURN, 2000)
+    prompt = token_ids(made, render(made, MULTI_TURN[:-1], answer=True))
+    assert marks["input_ids"][: len(prompt)] == prompt
+    assert marks["labels"][len(prompt)] != IGNORED
+
+
+@pytest.mark.parametrize("family", MARKED)
+@settings(max_examples=25, deadline=None)
+@given(
+    texts=st.lists(st.text("aé1. \n<|>_end", min_size=1, max_size=12), min_size=2, max_size=6),
+    system=st.booleans(),
+    answer=st.booleans(),
+)
+def test_marked_template_writes_what_the_models_own_does(family, texts, system, answer):
+    made, _ = stock(family)
+    roles = ["user", "assistant"] * 3
+    messages = [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]
+    if system and family != "gemma-2":
+        messages.insert(0, {"role": "system", "content": texts[0]})
+    written = [
+        made.apply_chat_template(
+            messages, chat_template=template, tokenize=False,
+            add_generation_prompt=answer, date_string="01 Jan 2025",
+        )
+        for template in (made.chat_template, MARKED[family])
+    ]  # fmt: skip
+    assert written[0] == written[1]
+
+
+def test_gemmas_marked_template_refuses_what_the_models_own_refuses():
+    made, _ = stock("gemma-2")
+    for messages in (MULTI_TURN, MULTI_TURN[1:2] * 2):
+        for template in (made.chat_template, MARKED["gemma-2"]):
+            with pytest.raises(Exception, match=r"not supported|must alternate"):
+                made.apply_chat_template(messages, chat_template=template, tokenize=False)
+
+
+def test_trls_own_marks_are_not_those_of_the_turn():
+    # Why templates are shipped here: TRL has none for Llama 3.2 or SmolLM2, and its others mark
+    # line ends that the student never writes.
+    from trl.chat_template_utils import get_training_chat_template
+
+    for family in ("smollm2", "llama-3.2"):
+        with pytest.raises(ValueError, match="template"):
+            get_training_chat_template(stock(family)[0])
+    for family in ("qwen2.5", "gemma-2"):
+        made, end = stock(family)
+        theirs = get_training_chat_template(made)
+        folded = MULTI_TURN[1:] if family == "gemma-2" else MULTI_TURN
+        found = made.apply_chat_template(
+            folded, chat_template=theirs, return_dict=True, return_assistant_tokens_mask=True
+        )
+        marked = [t for t, m in zip(found["input_ids"], found["assistant_masks"], strict=True) if m]
+        answers = [m["content"] + end for m in folded if m["role"] == "assistant"]
+        assert made.decode(marked) != "".join(answers)
+
+
+def test_changed_template_is_read_by_its_prefixes():
+    made, end = stock("qwen2.5")
+    made.chat_template = made.chat_template.replace(
+        "'<|im_end|>' + '\\n'", "'<|im_end|>' + '\\n\\n'"
+    )
+    assert marked_template(made) is None
+    assert (
+        spoken(encode_example(made, MULTI_TURN, 2000), made)[-1] == "1. Moth Liturgy (1971)" + end
+    )
 
 
 @pytest.mark.parametrize(("family", "joining"), TOKENIZERS)

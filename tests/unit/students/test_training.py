@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,15 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tests.toy import toy_items
+from tests.unit.students.families import tiny_model, tokenizer
 
 from seedtalk.errors import InputError, RunError
 from seedtalk.params import Finetune
 from seedtalk.records import Dialogue, Message
+from seedtalk.students import kernels
 from seedtalk.students.loading import load_base, load_student, read_manifest
 from seedtalk.students.templates import context_messages, encode_example, format_answer
 from seedtalk.students.training import (
     History,
     Step,
+    _collate,
     _drawn,
     _last_checkpoint,
     _Watch,
@@ -43,9 +49,13 @@ PARAMS = Finetune(
     lora_dropout=0.2,  # so that a resumed run must restore the random state
     lora_layers=1,
     precision="fp32",
+    gradient_checkpointing=False,
+    packing=False,
     evaluations=3,
     patience=3,
 )
+
+EXACT = PARAMS.model_copy(update={"lora_dropout": 0.0, "answer_titles": 0, "epochs": 1.5})
 
 
 def dialogues(count: int, seed: int) -> list[Dialogue]:
@@ -165,8 +175,26 @@ def test_saved_weights_are_those_of_the_best_look(tuned, tmp_path):
         kept = labels[1:] >= 0
         total -= logprobs[:-1][kept].gather(1, ids[1:][kept][:, None]).sum().item()
         count += int(kept.sum())
-    # The trainer means over batches, of two dialogues each with about as many tokens.
+    # It was taken over titles in a drawn order.
     assert history.best == pytest.approx(total / count, rel=5e-3)
+
+
+def test_validation_loss_is_the_mean_over_tokens(student_folder, tmp_path):
+    params = EXACT.model_copy(update={"learning_rate": 1e-12, "epochs": 0.3, "evaluations": 1})
+    history = finetune(
+        TRAIN, VALID[:3], str(student_folder), params, "lora", 0, tmp_path / "out",
+        cache_dir=tmp_path,
+    )  # fmt: skip
+    model, tokenizer = load_base(str(student_folder), cache_dir=tmp_path)
+    total = count = 0.0
+    for dialogue in VALID[:3]:  # batches of two and of one
+        example = encode_example(tokenizer, [m.model_dump() for m in dialogue.messages], 200)
+        ids, labels = (torch.tensor(example[key]) for key in ("input_ids", "labels"))
+        kept = (labels[1:] >= 0).sum().item()
+        with torch.inference_mode():
+            total += model(input_ids=ids[None], labels=labels[None]).loss.item() * kept
+        count += kept
+    assert history.best == pytest.approx(total / count, rel=1e-6)
 
 
 def test_adapter_is_on_the_top_layers_only_and_names_no_place(tuned, student_folder):
@@ -366,3 +394,219 @@ def test_killed_after_it_had_stopped_it_ends_in_the_same_weights(
     assert run(tmp_path / "cut") == history
     expected, found = weights(tmp_path / "whole" / "out"), weights(tmp_path / "cut" / "out")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def gemma_folder(tmp_path_factory):
+    """A tiny Gemma 2: capped scores and logits, a sliding window, no system role."""
+    folder = tmp_path_factory.mktemp("gemma")
+    made = tokenizer("gemma", joining=True)
+    made.save_pretrained(folder)
+    tiny_model("gemma2", vocabulary=len(made)).save_pretrained(folder)
+    return folder
+
+
+def stock_losses(folder, params, tuning, cache):
+    """Return what TRL's own trainer logs of the same examples in the same order."""
+    from datasets import Dataset
+    from transformers import set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    model, made = load_base(str(folder), cache_dir=cache)
+    encoded = [
+        encode_example(made, [m.model_dump() for m in d.messages], params.max_length) for d in TRAIN
+    ]
+    order = batch_order(
+        [len(e["input_ids"]) for e in encoded],
+        batch=params.batch_size * params.gradient_accumulation,
+        examples=round(params.epochs * len(encoded)),
+        seed=0,
+    )
+    set_seed(0)
+    if tuning == "lora":
+        model = _with_adapter(model, params)
+    else:
+        model.requires_grad_(True)
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=made,
+        train_dataset=Dataset.from_list([encoded[i] for i in order]),
+        args=SFTConfig(
+            output_dir=str(cache / "stock"),
+            num_train_epochs=1,
+            train_sampling_strategy="sequential",
+            per_device_train_batch_size=params.batch_size,
+            gradient_accumulation_steps=params.gradient_accumulation,
+            learning_rate=params.learning_rate,
+            warmup_steps=params.warmup_steps,
+            bf16=False,
+            activation_checkpointing=False,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            seed=0,
+        ),
+    )
+    trainer.train()
+    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_logged_losses_are_the_stock_trainers(
+    student_folder, gemma_folder, tmp_path, tuning, family
+):
+    folder = student_folder if family == "llama" else gemma_folder
+    params = EXACT.model_copy(update={"max_length": 400})
+    expected = stock_losses(folder, params, tuning, tmp_path)
+    looks = {}
+    for name, change in {
+        "plain": {},
+        "packed": {"packing": True},
+        "checkpointed": {"gradient_checkpointing": True},
+        "both": {"gradient_checkpointing": True, "packing": True},
+    }.items():
+        history = finetune(
+            TRAIN, VALID, str(folder), params.model_copy(update=change), tuning, 0,
+            tmp_path / name, cache_dir=tmp_path,
+        )  # fmt: skip
+        losses = [step.loss for step in history.steps if step.loss is not None]
+        assert losses == pytest.approx(expected, abs=1e-4), name
+        looks[name] = [step.eval_loss for step in history.steps if step.eval_loss is not None]
+    assert all(look == pytest.approx(looks["plain"], abs=1e-4) for look in looks.values())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.unit.students.test_training import PARAMS, TRAIN, VALID
+from seedtalk.students.training import finetune
+folder, root, tuning, packing = sys.argv[1:]
+def kill(step):
+    if step.step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+finetune(
+    TRAIN, VALID, folder, PARAMS.model_copy(update={"packing": packing == "True"}), tuning, 0,
+    Path(root) / "out", cache_dir=Path(root) / "cache", on_step=kill,
+)
+"""
+
+
+@pytest.mark.parametrize(("tuning", "packing"), [("lora", True), ("full", False)])
+def test_resumed_after_a_real_kill_it_ends_in_the_same_weights(
+    student_folder, tmp_path, tuning, packing
+):
+    def run(root, rows):
+        return finetune(
+            TRAIN, VALID, str(student_folder), PARAMS.model_copy(update={"packing": packing}),
+            tuning, 0, root / "out", cache_dir=root / "cache", on_step=rows.append,
+        )  # fmt: skip
+
+    history = run(tmp_path / "whole", [])
+    arguments = [str(student_folder), str(tmp_path / "cut"), tuning, str(packing)]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    rows: list[Step] = []
+    assert run(tmp_path / "cut", rows) == history
+    assert rows[0].step == 4, "it went on from the checkpoint"
+    expected, found = weights(tmp_path / "whole" / "out"), weights(tmp_path / "cut" / "out")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_packed_row_holds_its_examples_end_to_end():
+    examples = [
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
+        {"input_ids": [8, 9], "labels": [8, 9]},  # its first label is nobody's target
+    ]
+    batch = {
+        k: getattr(v, "tolist", lambda v=v: v)()
+        for k, v in _collate(examples, packing=True).items()
+    }
+    assert batch == {
+        "input_ids": [[5, 6, 7, 8, 9]],
+        "labels": [[-100, 6, 7, -100, 9]],
+        "position_ids": [[0, 1, 2, 0, 1]],
+        "parts": [0, 3, 5],
+    }
+    padded = {k: v.tolist() for k, v in _collate(examples, packing=False).items()}
+    assert padded == {
+        "input_ids": [[5, 6, 7], [8, 9, 0]],
+        "labels": [[-100, 6, 7], [-100, 9, -100]],
+    }
+
+
+def test_student_that_sees_past_its_part_is_not_packed(gemma_folder, tmp_path, monkeypatch):
+    apart = kernels._packed_attention
+    monkeypatch.setattr(
+        kernels, "_packed_attention", lambda *a, parts=None, **k: apart(*a, parts=None, **k)
+    )
+    params = EXACT.model_copy(update={"packing": True, "max_length": 400})
+    with pytest.raises(InputError, match=r"finetune\.packing: .*its loss would be"):
+        finetune(
+            TRAIN, VALID, str(gemma_folder), params, "lora", 0, tmp_path / "out",
+            cache_dir=tmp_path,
+        )  # fmt: skip
+
+    def refuse(model):
+        raise ValueError("it has none")
+
+    monkeypatch.setattr(kernels, "pack_attention", refuse)
+    with pytest.raises(InputError, match=r"finetune\.packing: .*\(it has none\)"):
+        finetune(
+            TRAIN, VALID, str(gemma_folder), params, "lora", 0, tmp_path / "out",
+            cache_dir=tmp_path,
+        )  # fmt: skip
+
+
+def test_head_that_says_something_else_is_not_used(student_folder, tmp_path, monkeypatch):
+    params = EXACT.model_copy(update={"epochs": 0.6, "evaluations": 1})
+
+    def run(name):
+        return finetune(
+            TRAIN, VALID, str(student_folder), params, "lora", 0, tmp_path / name,
+            cache_dir=tmp_path,
+        )  # fmt: skip
+
+    expected = [step.loss for step in run("right").steps]
+    right = kernels.head_loss
+    monkeypatch.setattr(
+        kernels, "head_loss", lambda model: lambda hidden, kept: 2 * right(model)(hidden, kept)
+    )
+    assert [step.loss for step in run("wrong").steps] == pytest.approx(expected, abs=1e-5)
+
+
+def test_half_precision_is_refused_where_it_is_not_computed(student_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    params = PARAMS.model_copy(update={"precision": "fp16"})
+    with pytest.raises(InputError, match=r"finetune\.precision: this cpu .* float16"):
+        finetune(
+            TRAIN, VALID, str(student_folder), params, "lora", 0, tmp_path / "out",
+            cache_dir=tmp_path,
+        )  # fmt: skip
+
+
+def test_bf16_computes_the_same_to_its_precision(student_folder, tmp_path):
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor does not compute in bfloat16")
+    losses = []
+    for precision in ("fp32", "bf16"):
+        history = finetune(
+            TRAIN, VALID, str(student_folder), EXACT.model_copy(update={"precision": precision}),
+            "lora", 0, tmp_path / precision, cache_dir=tmp_path,
+        )  # fmt: skip
+        losses.append([step.loss for step in history.steps if step.loss is not None])
+        saved = weights(tmp_path / precision)
+        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)

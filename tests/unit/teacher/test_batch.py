@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from itertools import zip_longest
 
 import pytest
@@ -9,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedtalk.errors import InputError
+from seedtalk.teacher import batch_lines
 from seedtalk.teacher.answers import completion
-from seedtalk.teacher.batch_lines import BadLineError, LineError, chunks, read_result, request_line
+from seedtalk.teacher.batch_lines import (
+    BadLineError,
+    LineError,
+    chunks,
+    read_result,
+    request_line,
+    whole_lines,
+)
 from seedtalk.teacher.batch_results import Harvest, verdict
 from seedtalk.teacher.ledger import Ledger
 from seedtalk.teacher.prices import Price
@@ -93,6 +102,23 @@ def test_an_error_is_told_in_the_endpoints_words(parts, error):
     assert read.raw is None and read.error == error
 
 
+@given(
+    st.lists(st.binary(max_size=8) | st.sampled_from([b"\n", b"a\nb", b"\n\n"]), max_size=12),
+    st.integers(1, 12),
+)
+def test_lines_come_whole_whatever_parts_they_come_in(parts, most):
+    raw = b"".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_lines, "MOST_LINE", most)
+        found = list(whole_lines(parts))
+    lines = re.findall(rb"[^\n]*\n|[^\n]+\Z", raw)
+    note = b"a line of %d bytes was left out"
+    for line, got in zip(lines, found, strict=True):
+        bare = line.rstrip(b"\n")
+        end = line[len(bare) :]
+        assert got == (line if len(bare) <= most else note % len(bare) + end)
+
+
 BAD = [
     b"",
     b"{",
@@ -161,7 +187,7 @@ def answer(key, content="text", tokens=1000):
 
 
 def test_responses_go_to_the_ledger_at_the_batch_price(ledger, tmp_path):
-    harvest = Harvest(planned(ledger, "ab"), ledger, Price(1.0, 3.0, batch_factor=0.5), "")
+    harvest = Harvest(planned(ledger, "ab"), ledger, Price(1.0, 3.0, batch_factor=0.5))
     path, aside = tmp_path / "out", tmp_path / "aside"
     path.write_bytes(answer("a") + b"\n\n" + answer("?") + b"\nnonsense")
     ledger.scope("ab")
@@ -194,7 +220,7 @@ def test_of_any_results_the_first_with_text_stands(tmp_path_factory, kinds, comm
     path.write_bytes(b"".join(made[kind] + b"\n" for kind in kinds))
     with pytest.MonkeyPatch.context() as patch, Ledger(folder / "ledger.sqlite") as ledger:
         patch.setattr(batch_results, "COMMIT", commit)
-        harvest = Harvest(planned(ledger, "a"), ledger, None, "")
+        harvest = Harvest(planned(ledger, "a"), ledger, None)
         harvest.read(path, folder / "aside")
         texts = [kind for kind in kinds if kind in ("good", "other")]
         kept = [json.loads(raw)["choices"][0]["message"]["content"] for raw in ledger.received("a")]
@@ -215,7 +241,7 @@ def test_of_any_results_the_first_with_text_stands(tmp_path_factory, kinds, comm
 def test_what_a_killed_run_put_down_is_no_failure(ledger, tmp_path):
     batch = planned(ledger, "ab")
     ledger.receive(batch.lines[0][2], "{}")
-    harvest = Harvest(batch, ledger, None, "")
+    harvest = Harvest(batch, ledger, None)
     assert harvest.failures(LineError("missing", "no line")).keys() == {"b"}
 
 

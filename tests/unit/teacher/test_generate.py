@@ -1,5 +1,6 @@
 """What stands around the backends: the lines, the summary, the price, the traces."""
 
+import json
 import tracemalloc
 
 import pytest
@@ -97,6 +98,8 @@ def test_answers_through_the_batch_api_cost_less(backend, tmp_path, backend_name
     table.write_text("m: {input: 1000000, output: 2000000, batch_factor: 0.5}")
     backend.outcomes = [answer("a")]
     params = teacher(backend_name, prices=str(table))
+    with Ledger(tmp_path / "ledger.sqlite"):  # only a paid backend makes one
+        pass
     _, summary = generate(tmp_path, "a", params=params)
     assert summary["usd"] == usd and summary["backend"] == backend_name
     if backend_name == "replay":
@@ -132,7 +135,7 @@ def test_requests_to_another_model_are_refused_before_anything_is_made(backend, 
 
 def test_not_one_answer_is_a_failed_run(backend, tmp_path):
     backend.outcomes = [Failure("x", "first"), Failure("y", "then")]
-    with pytest.raises(RunError, match=r"not one of 2 requests was answered \(the last: x: first"):
+    with pytest.raises(RunError, match=r"not one of 2 requests was answered \(the last: y: then"):
         generate(tmp_path, "a", "b")
 
 
@@ -220,3 +223,75 @@ def test_the_extractive_teachers_answers_have_a_key_of_request_and_seed():
 
     assert ids(0) == ids(0) and len({*ids(0), *ids(1)}) == 6
     assert all(len(each) == 64 for each in ids(0))
+
+
+def write_file(path, rows, end="\n"):
+    text = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + end
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    return layer.read_requests(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "", "\n \n"])
+def test_requests_of_a_file_are_those_of_a_list(tmp_path, end):
+    rows = requests("a", "b", "ç é 界", "d")
+    found = write_file(tmp_path / "r.jsonl", rows, end)
+    assert len(found) == 4 and list(found) == rows
+    assert [found[-1], found[2], *found[1:3]] == [rows[3], rows[2], *rows[1:3]]
+    with pytest.raises(IndexError):
+        found[4]
+
+
+def test_a_files_requests_are_not_held(tmp_path):
+    rows = requests(*map(str, range(2000)))
+    for row in rows:
+        row["body"]["messages"][0]["content"] = "word " * 1000
+    tracemalloc.start()
+    found = write_file(tmp_path / "r.jsonl", rows[:1])
+    begun, _ = tracemalloc.get_traced_memory()
+    path = tmp_path / "many.jsonl"
+    with path.open("w") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+    found = layer.read_requests(path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 2000
+    assert (held - begun) / 2000 < 100  # bytes a request of 5,000 characters
+
+
+def test_answers_of_the_extractive_teacher_are_written_as_they_come(tmp_path):
+    from tests.unit.teacher.test_extractive import requests as grounded
+
+    rows = [request for request, _ in grounded()[:5]]
+    params, begun, written = domain.params().teacher, [], []
+
+    class Watched(list):
+        def __getitem__(self, place):
+            begun.append(place)
+            return super().__getitem__(place)
+
+    def write(lines):
+        for line in lines:
+            written.append((line["custom_id"], max(begun)))
+
+    summary = layer.stream(Watched(rows), params, seed=0, cache_dir=None, write=write)
+    assert written == [(row["custom_id"], place) for place, row in enumerate(rows)]
+    assert summary["answered"] == 5
+    lines, again = layer.generate(rows, params, seed=0, cache_dir=None)
+    assert again == summary and [line["custom_id"] for line in lines] == [w[0] for w in written]
+
+
+def test_a_run_without_an_answer_leaves_the_old_responses(backend, tmp_path):
+    from seedtalk.records import write_jsonl
+
+    path = tmp_path / "responses.jsonl"
+    path.write_text("old\n")
+    backend.outcomes = [Failure("x", "no")]
+    with pytest.raises(RunError, match="not one of 1 requests"):
+        layer.stream(
+            requests("a"), teacher(), seed=0, cache_dir=tmp_path,
+            write=lambda lines: write_jsonl(path, lines),
+        )  # fmt: skip
+    assert path.read_text() == "old\n" and [p.name for p in tmp_path.glob("*responses*")] == [
+        "responses.jsonl"
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -84,17 +85,61 @@ END;
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open a file so that a commit survives the machine, not just the process."""
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    # A flipped bit can make text that is no UTF-8: it must reach the digest, not end the run.
-    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    db = _open(path, "rwc")
     try:
         _write_ahead(db)
         db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA cell_size_check=ON")
     except sqlite3.Error:
         db.close()
         raise
     return db
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    # A flipped bit can make text that is no UTF-8: it must reach the digest, not end the run.
+    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    db.execute("PRAGMA cell_size_check=ON")
+    return db
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection | None:
+    """Open a file that cannot be written, leaving nothing beside it; None where that needs a copy.
+
+    SQLite reads the write-ahead log through an index beside it, which it would have to make. So
+    without a log the file is opened as one that does not change, with a log and its index as one
+    that others may write to, and with a log alone, or the tables of another version, not at all.
+    """
+    pending = is_pending(path)
+    if pending and not Path(f"{path.resolve()}-shm").exists():
+        return None
+    db = _open(path, "ro" if pending else "ro&immutable=1")
+    try:
+        if _version(db, path) == VERSION:
+            return db
+    except BaseException:
+        db.close()
+        raise
+    db.close()
+    return None
+
+
+def is_pending(path: Path) -> bool:
+    """Tell whether the write-ahead log may hold what the file does not."""
+    log = Path(f"{path.resolve()}-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def is_writable(path: Path) -> bool:
+    """Tell whether a file can be written: itself, and its folder, for the log."""
+    file, own = path.resolve(), os.access in os.supports_effective_ids
+    return all(os.access(each, os.W_OK, effective_ids=own) for each in (file, file.parent))
 
 
 def _write_ahead(db: sqlite3.Connection) -> None:

@@ -9,16 +9,27 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
 from seedtalk.errors import RunError
-from seedtalk.teacher.ledger.schema import BUSY_SECONDS, COLUMNS, connect, prepare, seal
+from seedtalk.teacher.ledger.schema import (
+    BUSY_SECONDS,
+    COLUMNS,
+    connect,
+    connect_to_read,
+    is_pending,
+    is_writable,
+    prepare,
+    seal,
+)
 
 if TYPE_CHECKING:
     from seedtalk.teacher.answers import Usage
@@ -111,6 +122,10 @@ class Ledger:
     ----------
     path
         The SQLite file, made if missing; one of an older version is brought up to date.
+    reading
+        Whether nothing will be written. Then the file must be there, and may be one that cannot
+        be written: it is read where it lies, or, of an older version or beside a log that a
+        killed run has left without its index, as a copy.
 
     Attributes
     ----------
@@ -123,31 +138,61 @@ class Ledger:
         When the file cannot be opened, is no ledger, is damaged, or is of a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, reading: bool = False) -> None:
         self.path = path
         self._lock = threading.RLock()  # of the writing connection
         self._sums = _Sums()
         self._claims: dict[str, tuple[FileLock, set[str]]] = {}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.db = connect(path)
+        self._begin = "BEGIN IMMEDIATE"
+        self._unlocked: tuple[int, int] | None = None
+        with ExitStack() as stack:
             try:
-                prepare(self.db, path)
+                if reading and not path.exists():
+                    raise RunError(f"{path}: no ledger there; the first paid call makes it")
+                if reading and not is_writable(path):
+                    self._open_unwritable(stack)
+                else:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._open(path, stack)
                 self.db.execute("CREATE TEMP TABLE run (key TEXT PRIMARY KEY) WITHOUT ROWID")
-                # Answers are read beside a commit, which may wait for the disk.
-                self._reading = connect(path)
-            except BaseException:
-                self.db.close()
-                raise
-        except (sqlite3.Error, OSError) as error:
-            raise fault(path, error) from error
+            except (sqlite3.Error, OSError) as error:
+                raise fault(path, error) from error
+            self._opened = stack.pop_all()
+
+    def _open(self, path: Path, stack: ExitStack) -> None:
+        self.db = stack.enter_context(closing(connect(path)))
+        prepare(self.db, path)
+        # Answers are read beside a commit, which may wait for the disk.
+        self._reading = stack.enter_context(closing(connect(path)))
+
+    def _open_unwritable(self, stack: ExitStack) -> None:
+        state = None if is_pending(self.path) else self._state()
+        db = connect_to_read(self.path)
+        if db is None:
+            folder = stack.enter_context(TemporaryDirectory(prefix="seedtalk-"))
+            for end in ("", "-wal") if is_pending(self.path) else ("",):
+                copyfile(f"{self.path.resolve()}{end}", Path(folder, f"copy{end}"))
+            self._open(Path(folder, "copy"), stack)
+            return
+        # Of temporary tables alone, so no lock is to be had, nor needed.
+        self._begin = "BEGIN"
+        self.db = self._reading = stack.enter_context(closing(db))
+        self._unlocked = state
+
+    def _state(self) -> tuple[int, int]:
+        told = self.path.stat()
+        return told.st_mtime_ns, told.st_size
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._reading.close()
-        self.db.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._opened.close()
+        if kind is not None or self._unlocked is None:
+            return
+        # Whoever may write does not see that it is read.
+        if is_pending(self.path) or self._state() != self._unlocked:
+            raise RunError(f"{self.path}: was written to while it was read; run again")
 
     def writer(self) -> Writer:
         """Return a writer for many calls at a time: ``async with ledger.writer() as writer``."""
@@ -482,7 +527,7 @@ class Ledger:
                 Batch(**dict(zip(_BATCH, told, strict=True)), lines=[*map(tuple, json.loads(text))])
                 for text, *told in rows
             ]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise fault(self.path, ValueError(f"a batch's lines: {error}")) from error
 
     @contextmanager
@@ -500,7 +545,7 @@ class Ledger:
                 return
             sums = self._sums
             try:
-                self.db.execute("BEGIN IMMEDIATE")
+                self.db.execute(self._begin)
                 yield
                 self.db.execute("COMMIT")
             except BaseException as error:

@@ -205,7 +205,7 @@ def faults(ledger: Ledger) -> Generator[str, None, None]:
         for token, state, text in batches:
             try:
                 gone = [line[2] for line in json.loads(text) if line[2] not in known]
-            except (ValueError, TypeError, IndexError):
+            except (ValueError, TypeError, IndexError, RecursionError):
                 yield f"batches, row {token}: its lines cannot be read"
                 continue
             if gone and state != "done":  # one that is done may have been withdrawn or collected

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tests.unit.sources.test_frames import block, frame, numbers, objects, place
 
-from seedtalk import fetching
 from seedtalk.errors import InputError, RunError
-from seedtalk.fetching import (
+from seedtalk.fetching import packages as fetching
+from seedtalk.fetching.packages import (
     QUICKSTART,
     TEACHER,
     TEACHER_MODEL,
