@@ -213,11 +213,11 @@ class TitleScorer:
                     search.step(new, state.total[row], state.ran(row))
                     for row, (search, new) in enumerate(zip(going, known, strict=True))
                 ]
-                open_rows = [row for row, nodes in enumerate(chosen) if len(nodes)]
-                if len(open_rows) < len(going):  # who is done costs nothing more
-                    state.keep(open_rows)
-                    going = [going[row] for row in open_rows]
-                    chosen = [chosen[row] for row in open_rows]
+                rows = [row for row, nodes in enumerate(chosen) if len(nodes)]
+                if len(rows) < len(going):  # who is done costs nothing more
+                    state.keep(rows)
+                    going = [going[row] for row in rows]
+                    chosen = [chosen[row] for row in rows]
                 if going:
                     self._run(state, chosen)
                     known = [self.trie.children_of(nodes) for nodes in chosen]
@@ -556,6 +556,7 @@ class _Search:
         self._beam = beam
         self._left = STEPS * beam if beam else len(scorer.trie)  # prefixes it may try yet
         self._also = also
+        self._searching = True
         self._barred = np.zeros(len(self._trie.titles), dtype=bool)
         self._barred[list(exclude)] = True
         # Titles that may be named, before each place of the sorted order.
@@ -578,9 +579,9 @@ class _Search:
         ran : ndarray, shape (N,)
             Marks the nodes that have been run.
         """
-        nodes = self._next(known, totals)
+        nodes = self._next(known, totals) if self._searching else known[:0]
         if not len(nodes):
-            self._left = 0  # the titles asked for beside come last, and are not searched
+            self._searching = False  # the titles asked for beside come last, found or not
             ends = self._trie.end[self._also]
             nodes = self._trie.above(self._trie.parent[ends[np.isnan(totals[ends])]], ran)
         if not len(nodes):
@@ -590,8 +591,6 @@ class _Search:
         return nodes
 
     def _next(self, known: Ints, totals: Floats) -> Ints:
-        if not self._left:
-            return known[:0]
         trie, scorer = self._trie, self._scorer
         titles = trie.titles_at(known)
         titles = titles[~self._barred[titles]]
