@@ -40,12 +40,19 @@ EXACT = "search until certain"
     help="Whose first words are the requests.",
 )
 @click.option("--titles", default=0, help="Take so many titles; 0 takes all.")
+@click.option(
+    "--years",
+    type=click.Choice(["always", "ambiguous"]),
+    default="ambiguous",
+    show_default=True,
+    help="curate.years of the run that tuned the student.",
+)
 @click.option("--requests", "count", default=8, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--repeats", default=3, show_default=True, help="Of the free lists.")
 @click.option("--quick", is_flag=True, help="A toy model, few titles, once.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures here.")
-def main(students, catalogue, conversations, titles, count, threads, repeats, quick, out):
+def main(students, catalogue, conversations, titles, years, count, threads, repeats, quick, out):
     import pandas as pd
     import torch
 
@@ -65,7 +72,7 @@ def main(students, catalogue, conversations, titles, count, threads, repeats, qu
                     raise click.ClickException(f"{place}: not there; run `dvc repro` first")
             items = pd.read_csv(catalogue).dropna(subset="title")[: titles or None]
             asked = [turns[0]["text"] for turns in pd.read_parquet(conversations)["turns"]]
-        names = answer_titles(items, "ambiguous")
+        names = answer_titles(items, years)
         requests = [context_messages([{"role": "seeker", "text": text}]) for text in asked[:count]]
         figures = {"titles": len(names), "requests": len(requests), "threads": threads}
         click.echo(f"{len(names)} titles, {len(requests)} requests, {threads} threads")

@@ -53,7 +53,7 @@ def test_every_command_is_one(page, line):
 
 def check_make(words):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    assert set(words) <= targets
+    assert {word for word in words if "=" not in word} <= targets
 
 
 def check_options(cmd: click.Command, words):
@@ -132,7 +132,7 @@ def test_the_result_table_is_that_of_the_committed_run():
     if done.returncode:
         pytest.skip("no committed results/metrics.json: not a Git checkout, or nothing has run")
     metrics = json.loads(done.stdout)["likes"]
-    readme = (ROOT / "README.md").read_text()
+    readme, *_ = (ROOT / "README.md").read_text().partition("\n## ")  # the first table's
     rows = re.findall(r"^\| `?([\w-]+)`?[^|]*\| (?:\*\*)?(\d\.\d{3})", readme, flags=re.M)
     assert {name for name, _ in rows} == set(metrics) - {"paired"}
     headline = PARAMS["report"]["headline"]
