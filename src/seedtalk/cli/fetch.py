@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from seedtalk.errors import InputError, RunError
+from seedtalk.errors import InputError
 from seedtalk.workspace import IN_DIR, IN_FILE, cache_dir, root
 
 if TYPE_CHECKING:
@@ -157,8 +157,7 @@ def fetch_movies(source: Path | None) -> None:
 
     if source is None:
         for part in (MOVIELENS, IMDB, REDIAL, INSPIRED):
-            _fetch(part, None, track=False)
-        _add_to_dvc()
+            _fetch(part, None)
         return
     corpus = root() / CORPUS
     found = {
@@ -177,24 +176,20 @@ def fetch_movies(source: Path | None) -> None:
     lacking = [name for name in SETS if name not in found]
     if lacking:
         click.echo(f"Not found there: {', '.join(lacking)}.")
-    _add_to_dvc()
 
 
 def _fetch_conversations(part: Set, source: Path | None, test: Path | None) -> None:
     from seedtalk.fetching.sets import add_test, disk_errors
 
     if test is None or source is not None:
-        _fetch(part, source, track=test is None)
+        _fetch(part, source)
     if test is not None:
         corpus = root() / CORPUS
         with disk_errors(corpus):
             _tell(add_test(part, test, corpus))
-        _add_to_dvc()
 
 
-def _fetch(
-    part: Set, source: Path | None, release: str | None = None, *, track: bool = True, **pins: Any
-) -> None:
+def _fetch(part: Set, source: Path | None, release: str | None = None, **pins: Any) -> None:
     """Bring one set from `source`, or else from its public address."""
     from seedtalk.fetching.sets import disk_errors, fetch_public, import_path
 
@@ -213,8 +208,6 @@ def _fetch(
     if pins.get("trust") and source is None:
         flags = " ".join(f"--sha256 {pin}" for pin in done.pins)
         click.echo(f"Taken as they came. The same files again: {flags}")
-    if track:
-        _add_to_dvc()
 
 
 def _tell(done: Fetched) -> None:
@@ -249,23 +242,6 @@ def _keep_in_dvc(project: Path) -> None:
             "your own files to corpora/<name>/, then run `dvc checkout data.dvc`\n"
             + done.stderr.strip()
         )
-
-
-def _add_to_dvc() -> None:
-    """Put the corpus under DVC, by a .dvc file of its own beside it, where there is DVC.
-
-    An experiment in a folder of its own gets the corpus from DVC's cache, by that file.
-    """
-    project = root()
-    if not (project / ".dvc").is_dir():
-        return
-    done = _dvc(project, "add", CORPUS)
-    if done.returncode:
-        raise RunError(f"{CORPUS} is fetched, but DVC did not take it:\n{done.stderr.strip()}")
-    click.echo(
-        f"{CORPUS}.dvc pins it. Commit that file where others, or experiments in folders of their "
-        "own, are to have the same data."
-    )
 
 
 def _dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
