@@ -87,7 +87,7 @@ class TitleScorer:
         Tokens of a prompt; a longer context is cut from the left.
     nodes
         Tokens in one forward pass: bounds memory, not the result. By default as many as make
-        `LOGITS` logits, 1024 at most.
+        `LOGITS` logits, 512 at most.
 
     Raises
     ------
@@ -116,7 +116,7 @@ class TitleScorer:
         self.max_context = max_context
         paths, self._overhang = title_tokens(tokenizer, titles)
         self.trie = build(paths)
-        self._nodes = nodes or min(1024, max(64, LOGITS // max(1, len(tokenizer))))
+        self._nodes = nodes or min(512, max(64, LOGITS // max(1, len(tokenizer))))
         size = len(self.trie)
         # Of each node: the correction's share of its log-probability after an empty request.
         self.prior = np.zeros(size)
@@ -295,7 +295,7 @@ class TitleScorer:
                 nodes = [part[piece * size : (piece + 1) * size] for part in wanted]
                 # The ancestors of a piece may have been run in the one before, and forgotten.
                 nodes = [trie.above(part, state.ran(row)) for row, part in enumerate(nodes)]
-                self._run(state, nodes)
+                self._run_once(state, nodes)
                 state.crop(columns)
                 if progress:
                     progress.advance()
