@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro movies tiny test lint format ui report clean
+.PHONY: help setup data repro movies tiny test lint format ui report grid paper clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,13 @@ ui: setup ## open the MLflow UI on the runs and the registry
 
 report: setup ## write results/report.html from what has run
 	dvc repro report
+
+grid: data mlflow.db ## run the ablation of the selection, about 3.5 hours on two cores; resumable
+	seedtalk study run ablation-data
+	seedtalk study run ablation
+
+paper: setup ## write paper/ from the studies' collected results: page, figures, tables
+	seedtalk paper
 
 clean: ## remove what a run makes; keeps data, .venv, DVC's cache and the paid answers in .cache
 	rm -rf artifacts models mlruns mlartifacts mlflow.db dvc_plots

@@ -76,22 +76,28 @@ def endpoint() -> Iterator[str]:
 
 def write_requests(path: Path, rows: int) -> None:
     """Write so many requests as the prompt stage would, each with its number first."""
-    lines = []
-    for number in range(rows):
-        messages = [
-            {"role": "system", "content": PROMPT},
-            {"role": "user", "content": f"row-{number} {PROMPT}"},
-        ]
-        body = {
-            "model": "m",
-            "temperature": 0.7,
-            "max_tokens": 600,
-            "response_format": {"type": "json_object"},
-            "messages": messages,
-        }
-        line = {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions"}
-        lines.append(json.dumps(line | {"body": body}))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(rows):
+            messages = [
+                {"role": "system", "content": PROMPT},
+                {"role": "user", "content": f"row-{number} {PROMPT}"},
+            ]
+            body = {
+                "model": "m",
+                "temperature": 0.7,
+                "max_tokens": 600,
+                "response_format": {"type": "json_object"},
+                "messages": messages,
+            }
+            line = {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions"}
+            file.write(json.dumps(line | {"body": body}) + "\n")
+
+
+def counted(scene: str) -> dict[str, int]:
+    """Return what the endpoint counted of one client, by what its address begins with."""
+    with urllib.request.urlopen(scene) as response:
+        told: dict[str, int] = json.load(response)
+    return told
 
 
 class Side:
@@ -108,14 +114,12 @@ class Side:
     ):
         self.name, self._python, self._limit = name, python, limit
         self._concurrency = concurrency
-        self._scene, self._folder = f"{scene}-{name}", folder
+        self._scene, self._folder = scene, folder
         folder.mkdir(parents=True)
 
     def counted(self) -> dict[str, int]:
         """Return what the endpoint counted of this side."""
-        with urllib.request.urlopen(self._scene) as response:
-            told: dict[str, int] = json.load(response)
-        return told
+        return counted(self._scene)
 
     def start(self, rows: int) -> subprocess.Popen[bytes]:
         """Start the side on so many rows."""
@@ -256,7 +260,7 @@ def main(
             loop = {"sequential": sys.executable} if scenario == "throughput" else {}
             for name, python in (sides | loop).items():
                 here = Path(folder) / scenario / name
-                scene = f"{root}/{scene_of(scenario)},{scenario}"
+                scene = f"{root}/{scene_of(scenario)},{scenario}-{name}"
                 concurrency = CONCURRENCY.get(scenario, AT_A_TIME)
                 side = Side(name, python, scene, concurrency, here, limit)
                 count = min(rows, sequential) if name == "sequential" else rows

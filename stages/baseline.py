@@ -37,7 +37,8 @@ def main(params, benchmark, conversations, items, interactions, reviews, **files
     )
     posed = protocols.queries(talk, benchmark, catalogue, options, params.seed)
     dialogues = read_jsonl(files["dialogues"] / "train.jsonl", Dialogue)
-    loaded = load(params.source_of(encoder), cache_dir=cache_dir())
+    corpus = reviewed["text"].tolist()
+    loaded = load(params.source_of(encoder), cache_dir=cache_dir(), corpus=corpus)
 
     def embed(texts):
         return encode(texts, loaded, cache_dir=cache_dir())

@@ -18,7 +18,7 @@ from seedtalk.workspace import cache_dir, input_option, output_option, params_op
 @output_option("summary", "results/synthesis.json", "Counts, reasons, hallucination rate.")
 def main(params, responses, grounding, items, conversations, teacher, dialogues, summary):
     """Read the answers, curate them, write both parts, the rest and the counts."""
-    from seedtalk import curation, real, records
+    from seedtalk import curation, real, records, transfer
 
     vectors = {}
 
@@ -49,9 +49,13 @@ def main(params, responses, grounding, items, conversations, teacher, dialogues,
         teacher=records.read_json(teacher),
         encode=encode,
     )
-    if params.curate.train_on != "synthetic":
-        curated = real.mixed(
-            curated, own, evaluated, catalogue, params.curate, seed=params.seed, encode=encode
+    shared = {"seed": params.seed, "encode": encode}
+    if params.curate.train_on in real.LEARNT:
+        curated = real.mixed(curated, own, evaluated, catalogue, params.curate, **shared)
+    elif params.curate.train_on == "transfer":
+        others = transfer.read(params.curate.transfer)
+        curated = transfer.transferred(
+            curated, others, evaluated, catalogue, params.curate, **shared
         )
     with records.atomic_dir(dialogues) as folder:
         records.write_jsonl(folder / "train.jsonl", curated.train)

@@ -38,9 +38,10 @@ def main(params, reviews, items, interactions, embeddings):
     lock = cache_dir() / "locks" / partial.name
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        encoder = load(source, cache_dir=cache_dir())
+        texts = tables[0]["text"].tolist()
+        encoder = load(source, cache_dir=cache_dir(), corpus=texts)
         blocks = signals.Blocks(
-            review=vectors(tables[0]["text"].tolist(), "review"),
+            review=vectors(texts, "review"),
             metadata=vectors(signals.item_texts(tables[1]), "metadata"),
             user=signals.item_factors(likes, tables[1], options.user_factors, params.seed),
             rows=rows,

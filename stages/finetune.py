@@ -19,28 +19,35 @@ from seedtalk.workspace import OUT_DIR, OUT_FILE, cache_dir, input_option, param
 def main(params, student, tuning, train, valid, model, history):
     """Fine-tune, track the run, and write the student and its losses."""
     import csv
+    import functools
+    import os
+    import sys
 
     from seedtalk import tracking
     from seedtalk.records import Dialogue, atomic_file, read_jsonl
+    from seedtalk.students.processes import processes, relaunch
     from seedtalk.students.training import Step, finetune
 
+    if tuning != "zero-shot":
+        relaunch(os.environ, sys.argv)
     name = f"{student}-{tuning}"
     model = model or Path(f"models/{name}")
     history = history or Path(f"results/train/{name}.csv")
     base = params.source_of(student)
     dialogues = [read_jsonl(path, Dialogue) for path in (train, valid)]
-    # What the dialogues cost is told, not depended on: a new price must not train anew.
-    cost = Path("results/teacher.json")
-    with tracking.run(root(), name, params, dataset=train, teacher=cost) as run:
-        done = finetune(
-            *dialogues,
-            base,
-            params.finetune,
-            tuning,
-            params.seed,
-            model,
-            cache_dir=cache_dir(),
-            on_step=lambda s: run.metrics({"loss": s.loss, "eval_loss": s.eval_loss}, s.step),
+    learn = functools.partial(
+        finetune, *dialogues, base, params.finetune, tuning, params.seed, model,
+        cache_dir=cache_dir(),
+    )  # fmt: skip
+    if not processes().main:  # one of several: it learns, and leaves the writing to the main one
+        learn()
+        return
+    # What the dialogues cost and are worth is told, not depended on: a new price must not train
+    # anew. Both lie where this run's other results do, also in a copy of the workspace.
+    told = {"teacher": Path("results/teacher.json"), "quality": Path("results/quality.json")}
+    with tracking.run(root(), name, params, dataset=train, **told) as run:
+        done = learn(
+            on_step=lambda s: run.metrics({k: getattr(s, k) for k in tracking.LOSSES}, s.step),
         )
         with atomic_file(history) as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -22,6 +22,7 @@ from seedtalk.workspace import input_option, output_option, params_option
 @input_option("points", "artifacts/map.parquet", "Map of the pool and the seeds.")
 @input_option("teacher", "results/teacher.json", "Counts of generate.")
 @input_option("synthesis", "results/synthesis.json", "Counts of curate.")
+@input_option("quality", "results/quality.json", "Measures of audit.")
 @input_option("losses", "results/train", "Loss curves of finetune.", directory=True)
 @input_option("dialogues", "artifacts/dialogues", "Kept and quarantined.", directory=True)
 @input_option("reviews", "artifacts/reviews.parquet", "The reviews.")
@@ -48,6 +49,7 @@ def main(params: Any, metrics: Path, html: Path, browse: Path, plots: Path, **in
         "prompt": params.prompt,
         "teacher": params.teacher,
         "curate": params.curate,
+        "audit": params.audit,
         "finetune": params.finetune,
         "evaluate": params.evaluate,
         "baseline": params.baseline,

@@ -19,6 +19,7 @@ from seedtalk.records import (
     write_jsonl,
     write_table,
 )
+from seedtalk.reporting.inputs import NEARNESS, QUALITY, audited
 
 CUTOFFS = (1, 5, 10, 20)
 OPTIONS = load_params(Path(__file__).parents[1] / "params.yaml").evaluate.model_copy(
@@ -79,6 +80,7 @@ def make_run(
     write_table(root / "artifacts/items.parquet", items, "items")
     write_table(root / "artifacts/reviews.parquet", reviews, "reviews")
     _counts(root, pool, budget)
+    _quality(root, benchmarks)
     _selection(root, rng, reviews, budget)
     _dialogues(root, rng, reviews, budget)
     for student in students:
@@ -150,6 +152,12 @@ def _counts(root, pool, budget):
             "distinct_targets": 55,
         },
     )
+
+
+def _quality(root, benchmarks):
+    values = {name: 0.5 + 0.01 * n for n, name in enumerate(QUALITY)}
+    values |= {audited(b, name): 0.25 for b in benchmarks for name in NEARNESS}
+    write_json(root / "results/quality.json", {"fingerprint": 1, **values, "fidelity_mrr": None})
 
 
 def _selection(root, rng, reviews, budget):
@@ -298,16 +306,20 @@ def _dialogue(rng, number, review):
 
 
 def _loss(path, rng, empty):
-    steps = np.arange(5, 165, 5)
+    steps = np.arange(0, 165, 5)
     frame = pd.DataFrame(
         {
             "step": steps,
             "epoch": steps / 40,
             "loss": 2.9 * np.exp(-steps / 60) + 1.1 + 0.08 * rng.random(len(steps)),
             "eval_loss": None,
+            "context_loss": None,
         }
     )
-    frame.loc[frame["step"] % 20 == 0, "eval_loss"] = 2.4 * np.exp(-steps[3::4] / 60) + 1.5
+    looks = frame["step"] % 20 == 0
+    frame.loc[0, "loss"] = None  # the untouched model is only looked at
+    frame.loc[looks, "eval_loss"] = 2.4 * np.exp(-steps[::4] / 60) + 1.5
+    frame.loc[looks, "context_loss"] = 3.1 + steps[::4] / 4000
     path.parent.mkdir(parents=True, exist_ok=True)
     (frame.iloc[:0] if empty else frame).to_csv(path, index=False)
 

@@ -14,13 +14,27 @@ from tests.pipeline.closure import ROOT
 from tests.pipeline.test_contract import DAG, PARAMS, command
 
 from seedtalk.cli import main
+from seedtalk.students.processes import LAUNCH
 
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-DVC = {"add", "checkout", "commit", "dag", "diff", "exp", "init", "metrics", "params", "plots"}
+DVC = {
+    "add",
+    "checkout",
+    "commit",
+    "config",
+    "dag",
+    "diff",
+    "exp",
+    "fetch",
+    "init",
+    "metrics",
+    "params",
+    "plots",
+}
 DVC |= {"pull", "push", "queue", "remote", "repro", "status"}
 
 
@@ -38,6 +52,9 @@ def commands() -> list[tuple[str, str]]:
                 first = words.split(" ")[0]
                 if first in {"make", "dvc", "seedtalk", "python"}:
                     found.append((page.name, words))
+                launch = re.match(rf'export {LAUNCH}="accelerate launch (.*)"', words)
+                if launch:
+                    found.append((page.name, f"accelerate launch {launch[1]}"))
         for span in re.findall(r"`((?:make|dvc|seedtalk|python) [^`]+)`", page.read_text()):
             found.append((page.name, " ".join(span.split())))
     return found
@@ -46,9 +63,8 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), sorted(set(commands())))
 def test_every_command_is_one(page, line):
     words = shlex.split(line)
-    {"make": check_make, "dvc": check_dvc, "seedtalk": check_seedtalk, "python": check_python}[
-        words[0]
-    ](words[1:])
+    {"make": check_make, "dvc": check_dvc, "seedtalk": check_seedtalk, "python": check_python,
+     "accelerate": check_accelerate}[words[0]](words[1:])  # fmt: skip
 
 
 def check_make(words):
@@ -81,15 +97,28 @@ def check_python(words):
         check_options(command(Path(words[0]).stem), words[1:])
 
 
+def check_accelerate(words):
+    from accelerate.commands.launch import launch_command_parser
+
+    options = {
+        flag for action in launch_command_parser()._actions for flag in action.option_strings
+    }
+    assert {word for word in words if word.startswith("-")} <= options
+
+
 def check_dvc(words):
     assert words[0] in DVC
-    verbs = {"exp": {"run", "show", "apply", "list"}, "queue": {"start", "status", "logs"}}
-    verbs |= {"plots": {"diff", "show"}, "metrics": {"diff", "show"}, "remote": {"add"}}
+    verbs = {
+        "exp": {"run", "show", "apply", "diff", "list", "push", "pull", "remove"},
+        "queue": {"start", "status", "logs"},
+    }
+    verbs |= {"plots": {"diff", "show"}, "metrics": {"diff", "show"}, "remote": {"add", "modify"}}
     if words[0] in verbs and len(words) > 1:
         assert words[1] in verbs[words[0]], words
     if words[0] == "repro":
         for stage in words[1:]:
-            assert stage.split("@")[0] in DAG["stages"], stage
+            if not stage.startswith("--"):
+                assert stage.split("@")[0] in DAG["stages"], stage
     for before, override in itertools.pairwise(words):
         if before != "-S":
             continue

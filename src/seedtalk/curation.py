@@ -27,7 +27,7 @@ from seedtalk.records import (
     answer_titles,
     sha256_text,
 )
-from seedtalk.students.templates import context_messages, format_answer
+from seedtalk.students.templates import context_messages, format_answer, parse_answer
 from seedtalk.teacher.answers import BadAnswerError, content_of, parse_dialogue
 from seedtalk.texts import visible
 
@@ -51,7 +51,7 @@ REASONS = (
     "leak",  # a recommended title is named in the messages
     "contaminated",  # shares a long run of words or its meaning with an evaluation conversation
     "near_duplicate",  # of a dialogue kept before
-    "left_out",  # sound, but curate.train_on asks for real dialogues only
+    "left_out",  # sound, but curate.train_on asks for other dialogues only
 )
 KINDS = (  # of a listed title
     "linked",  # the catalogue has it
@@ -62,6 +62,7 @@ KINDS = (  # of a listed title
     "unknown",  # nothing like it in the catalogue; whether it exists elsewhere cannot be told
 )
 HALLUCINATED = ("near_miss", "unknown")
+OTHERS_ONLY = ("real", "transfer")  # of curate.train_on: nothing synthetic of this domain is learnt
 MOST_LISTED = 200  # titles read of an answer
 LONGEST_TITLE = 300  # characters; what is longer is no title
 LONGEST_RAW = 20_000  # characters of an answer kept in the quarantine
@@ -115,7 +116,9 @@ class _Case:
     raw: str | None = None
     turns: list[dict[str, str]] = field(default_factory=list)
     listed: list[tuple[str, str]] = field(default_factory=list)  # title, one of `KINDS`
+    links: list[str | None] = field(default_factory=list)  # item of each listed title
     targets: list[str] = field(default_factory=list)
+    unlinked: dict[int, str] = field(default_factory=dict)  # kept in the answer, by place listed
     nearest: dict[str, Any] | None = None
     contamination: dict[str, Any] | None = None
     fault: QuarantineError | None = None
@@ -182,7 +185,9 @@ def curate(
         Tables of `seedtalk.records`; every conversation is an evaluation's.
     curate, prompt
         Filters, and the form of the answers' titles; who names the targets and how many. With
-        `curate.train_on` ``real`` what is sound is left out.
+        `curate.train_on` ``real`` or ``transfer`` what is sound is left out. With
+        `curate.unlinked` ``keep`` the titles that the catalogue lacks stand in the answers where
+        the teacher has them; dialogues, targets and verdicts are those of ``drop``.
     seed
         Of the split and the MinHash permutations.
     teacher
@@ -209,20 +214,22 @@ def curate(
         for grounding in groundings
     ]
     sound = [case for case in cases if case.fault is None]
-    if curate.train_on == "real":
+    if curate.train_on in OTHERS_ONLY:
         for case in sound:
-            case.fault = QuarantineError("left_out", "curate.train_on is real")
+            case.fault = QuarantineError("left_out", f"curate.train_on is {curate.train_on}")
         sound = []
     _compare(sound, conversations, catalogue, curate, encode)
     seen = Seen(curate.near_duplicate, seed)
     for case in sound:
         _check_apart(case, seen, curate)
+        if case.fault is None and curate.unlinked == "keep":
+            case.unlinked = _unlinked(case, catalogue, prompt.recommendations)
     titles = dict(zip(items["item_id"], answer_titles(items, curate.years), strict=True))
     kept = [_dialogue(case, titles, teacher) for case in cases if case.fault is None]
     rejected = [_rejected(case, case.fault) for case in cases if case.fault]
     counts = Counter(record.reason for record in rejected)
     train, valid = kept, list[Dialogue]()
-    if curate.train_on != "real":
+    if curate.train_on not in OTHERS_ONLY:
         train, valid = _split(kept, curate.valid_fraction, seed, counts)
     verdicts: dict[str, Verdict] = {d.dialogue_id: "train" for d in train}
     verdicts |= {d.dialogue_id: "valid" for d in valid}
@@ -250,6 +257,7 @@ def curate(
             "titles_listed": len(listed),
             "hallucination_rate": _rate(unlinked, len(listed)),
             "hallucination": _hallucination(cases),
+            "unlinked": _learnt(cases, curate),
             "contamination": _nearness(cases, curate),
             "seeker_messages": _turn_counts(kept),
             "distinct_items": len({d.item_id for d in kept}),
@@ -257,6 +265,7 @@ def curate(
             "mean_query_chars": _mean([_query_length(dialogue) for dialogue in kept]),
             "train_on": curate.train_on,
             "real": None,  # what `seedtalk.real` adds
+            "transfer": None,  # what `seedtalk.transfer` adds
         },
     )
 
@@ -354,8 +363,7 @@ def _case(
         parsed = parse_dialogue(case.raw)
         turns = [turn | {"text": visible(turn["text"])} for turn in parsed.turns]
         case.turns = [turn for turn in turns if turn["text"]]
-        links = _link(parsed.titles, grounding, catalogue, case)
-        case.targets = _targets(grounding, links, prompt)
+        case.targets = _targets(grounding, _link(parsed.titles, grounding, catalogue, case), prompt)
         _check(case, catalogue, params)
     except BadAnswerError as error:
         case.fault = QuarantineError(error.reason, visible(str(error)))
@@ -382,6 +390,7 @@ def _link(
             liked = link.item_id in grounding.liked
             kind = "liked" if liked else "linked" if link.exact else "misspelt"
         case.listed.append((title[:LONGEST_TITLE], kind))
+        case.links.append(link.item_id if link else None)
     return links
 
 
@@ -550,9 +559,50 @@ def _check_apart(case: _Case, seen: Seen, params: Curate) -> None:
         seen.add(case.grounding.custom_id, case.text)
 
 
+def _unlinked(case: _Case, catalogue: Catalogue, most: int) -> dict[int, str]:
+    """Return the titles the catalogue lacks that stay in the answer, by their place in the list.
+
+    Each once, and `most` of them. A title is written as a student's answer would be read
+    (`parse_answer`): without bold marks or a remark after the year, so that training can take the
+    list apart again. What is no title by that reading, is too long for one, or is the
+    catalogue's after all, goes.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for place, (title, kind) in enumerate(case.listed):
+        if kind in HALLUCINATED and len(title) < LONGEST_TITLE:
+            read = _as_read(title)
+            if read and (read == title or not catalogue.match(read)):
+                found.setdefault(read.casefold(), (place, read))
+    return dict(list(found.values())[:most])
+
+
+def _as_read(title: str) -> str:
+    """Return a title as it is read in a list, "" where nothing of it is left."""
+    before = ""
+    while title and title != before:
+        before = title
+        title = next(iter(parse_answer(format_answer([title]))), "")
+    return title
+
+
+def _answer(case: _Case, shown: Mapping[str, str]) -> list[str]:
+    """Return the titles of the answer: the targets, and what is unlinked in its place among them.
+
+    An unlinked title stands before the first target that the teacher lists after it or not at all.
+    """
+    listed = {item: place for place, item in reversed(list(enumerate(case.links))) if item}
+    left = sorted(case.unlinked)
+    titles = []
+    for target in case.targets:
+        while left and left[0] < listed.get(target, len(case.links)):
+            titles.append(case.unlinked[left.pop(0)])
+        titles.append(shown[target])
+    return titles + [case.unlinked[place] for place in left]
+
+
 def _dialogue(case: _Case, shown: Mapping[str, str], teacher: Mapping[str, Any]) -> Dialogue:
     messages = [Message.model_validate(m) for m in context_messages(case.turns)]
-    titles = format_answer([shown[target] for target in case.targets])
+    titles = format_answer(_answer(case, shown))
     return Dialogue(
         dialogue_id=case.grounding.custom_id,
         review_id=case.grounding.review_id,
@@ -603,6 +653,7 @@ def _provenance(
             "linked": len(case.listed) - len(case.hallucinated) if read else None,
             "hallucinated": case.hallucinated if read else None,
             "targets": len(case.targets) if read else None,
+            "unlinked_kept": len(case.unlinked) if case.fault is None else None,
             "nearest": case.nearest,
             "contamination": case.contamination,
         },
@@ -640,6 +691,18 @@ def _hallucination(cases: Sequence[_Case]) -> dict[str, Any]:
         "by_prompt": by(lambda case: case.grounding.prompt),
         "by_style": by(lambda case: case.grounding.style),
         "titles": [{"title": title, "count": count} for title, count in frequent],
+    }
+
+
+def _learnt(cases: Sequence[_Case], params: Curate) -> dict[str, Any]:
+    """Count the titles in the answers of the kept dialogues that the catalogue lacks."""
+    kept = [case for case in cases if case.fault is None]
+    unlinked = sum(len(case.unlinked) for case in kept)
+    return {
+        "curate": params.unlinked,
+        "kept": unlinked,
+        "dialogues": sum(bool(case.unlinked) for case in kept),
+        "share": _rate(unlinked, unlinked + sum(len(case.targets) for case in kept)),
     }
 
 

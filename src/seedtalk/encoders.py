@@ -1,7 +1,8 @@
-"""Texts to vectors: a sentence encoder, or a language model's last hidden layer.
+"""Texts to vectors: a sentence encoder, a language model's last hidden layer, or no model (LSA).
 
 The paper represents a review by the student's own last hidden layer; the embedded default,
-MiniLM, is the light alternative. Both are pooled over real tokens only.
+MiniLM, is the light alternative. Both are pooled over real tokens only. `lsa` is fitted on the
+texts and needs neither weights nor a GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedtalk.errors import InputError
+from seedtalk.lsa import Lsa
+from seedtalk.params import LSA
 from seedtalk.progress import bar
 
 POOLINGS = ("mean", "last", "weighted")
@@ -27,6 +30,8 @@ _MODULES = ("Transformer", "Pooling", "Normalize")
 _MODES = ("mean_tokens", "weightedmean_tokens", "lasttoken")
 # Texts that are sorted by length together; their tokens are all that is held at a time.
 _WINDOW = 65_536
+# Texts that LSA takes at a time.
+_PROJECTED = 4096
 # Texts of a part that is kept for resuming: a killed run does at most this many again.
 _PART = 256
 
@@ -61,23 +66,36 @@ class Encoder:
         return digest.hexdigest()
 
 
-def load(source: str, *, cache_dir: Path) -> Encoder:
-    """Load an encoder.
+def load(source: str, *, cache_dir: Path, corpus: Sequence[str] | None = None) -> Encoder | Lsa:
+    """Load an encoder, or fit one.
 
     Parameters
     ----------
     source
         A local folder (in Hugging Face layout, or with one GGUF file) or a model id of the
-        hub; of a causal language model the last hidden layer is used.
+        hub; of a causal language model the last hidden layer is used. Or ``lsa``.
     cache_dir
         Where a GGUF model is kept as safetensors once converted.
+    corpus
+        The reviews, which ``lsa`` is fitted on; nothing else reads them. Two fits on the same
+        texts give the same vectors.
 
     Raises
     ------
     InputError
         When it cannot be found or read, is an encoder-decoder, or is a sentence encoder whose
-        vectors are not made by pooling as `encode` does (CLS or max pooling, a dense layer).
+        vectors are not made by pooling as `encode` does (CLS or max pooling, a dense layer);
+        or when it is ``lsa`` and there is no corpus, or its texts share too few words.
     """
+    if source == LSA:
+        from seedtalk.lsa import fit
+
+        if corpus is None:
+            raise InputError(
+                f"'{LSA}' is no model but is fitted on the reviews embedded; it serves as "
+                "embed.encoder and baseline.encoder only"
+            )
+        return fit(corpus)
     model, tokenizer = _load(source, cache_dir)
     _check_modules(source)
     if model.config.is_encoder_decoder:
@@ -91,7 +109,7 @@ def load(source: str, *, cache_dir: Path) -> Encoder:
 
 def encode(
     texts: Sequence[str],
-    encoder: str | Encoder,
+    encoder: str | Encoder | Lsa,
     *,
     pooling: str = "mean",
     normalize: bool = True,
@@ -111,7 +129,8 @@ def encode(
     texts
         Any strings; one without a token gives a row of zeros.
     encoder
-        From `load`, or what `load` takes.
+        From `load`, or what `load` takes. Of a fitted `Lsa` only `texts`, `normalize`,
+        `max_tokens` and `out` are read: it has nothing to pool, and is too fast to resume.
     pooling
         Over the last hidden layer: ``mean`` of the real tokens, the ``last`` real token, or
         ``weighted``, the mean with the weights 1, 2, ..., n of the token's place: in a causal
@@ -119,7 +138,7 @@ def encode(
     normalize
         Scale every vector to length 1.
     max_tokens
-        Tokens read of a text, special tokens included.
+        Tokens read of a text, special tokens included; of a fitted `Lsa` its first words.
     batch_tokens
         Tokens in a batch, padding included (a batch holds one text at least).
     cache_dir
@@ -146,6 +165,8 @@ def encode(
     if pooling not in POOLINGS:
         raise InputError(f"embed.pooling: '{pooling}' is none of {', '.join(POOLINGS)}")
     loaded = load(encoder, cache_dir=cache_dir) if isinstance(encoder, str) else encoder
+    if isinstance(loaded, Lsa):
+        return _projected(texts, loaded, normalize, max_tokens, out)
     model, tokenizer = loaded.model, loaded.tokenizer
     longest = _longest(model)
     if longest is not None and max_tokens > longest:
@@ -177,6 +198,19 @@ def encode(
                         _write_part(file, done)
                 vectors[start + rows] = _unit(done) if normalize else done
                 shown.advance(len(rows))
+    return vectors
+
+
+def _projected(
+    texts: Sequence[str], fitted: Lsa, normalize: bool, max_words: int, out: Path | None
+) -> NDArray[np.float32]:
+    """Return what `encode` returns, by a fitted encoder."""
+    vectors = _rows(out, (len(texts), fitted.dimensions))
+    with bar("embed", len(texts)) as shown:
+        for start in range(0, len(texts), _PROJECTED):
+            found = fitted.transform(texts[start : start + _PROJECTED], max_words)
+            vectors[start : start + len(found)] = _unit(found) if normalize else found
+            shown.advance(len(found))
     return vectors
 
 

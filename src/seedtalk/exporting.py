@@ -303,7 +303,8 @@ def _student_of(name: str) -> str:
 
 
 def _synthetic(evidence: Evidence) -> bool:
-    return bool((evidence.synthesis or {}).get("train_on", "synthetic") == "synthetic")
+    train_on = (evidence.synthesis or {}).get("train_on", "synthetic")
+    return train_on in ("synthetic", "transfer")
 
 
 def _data(evidence: Evidence) -> str:
@@ -339,17 +340,23 @@ def _data(evidence: Evidence) -> str:
             if isinstance(real, Mapping)
             else "- Real dialogues: none."
         )
+        if isinstance(other := synthesis.get("transfer"), Mapping):
+            lines.append(
+                f"- Dialogues of another domain: {_plain(other.get('train'))} to train on; nothing "
+                "made of this domain's reviews was learnt."
+            )
     return "## Data\n\n" + "\n".join(lines) if lines else ""
 
 
 def _training(name: str, params: Params) -> str:
     options = params.finetune
+    rate = options.full_learning_rate if name.endswith("-full") else options.learning_rate
     if name.endswith("-zero-shot"):
         return "## Training\n\nNone: this is the untouched base, as it stands beside the students."
     lines = [
         f"- Loss on the answer's tokens only; at most {options.epochs:g} epochs, stopped early by "
         "the validation loss.",
-        f"- Learning rate {options.learning_rate:g}, {options.batch_size} × "
+        f"- Learning rate {rate:g}, {options.batch_size} × "
         f"{options.gradient_accumulation} examples a step of at most {options.max_length} tokens, "
         f"{options.precision}, seed {params.seed}.",
     ]

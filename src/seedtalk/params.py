@@ -35,6 +35,9 @@ Part = Literal["movielens", "imdb", "rt", "amazon2023", "redial", "inspired"]
 Years = Literal["always", "ambiguous"]
 Method = Literal["js", "fisher", "hybrid", "kcenter", "facility", "random", "popularity"]
 
+NO_FILE = Path("seeds/none.jsonl")  # an empty file: DVC knows no optional dependency
+LSA = "lsa"  # in `models`: no folder and no model id, but an encoder fitted on the reviews
+
 
 class Group(BaseModel):
     """A frozen group of parameters; unknown keys are refused."""
@@ -163,9 +166,17 @@ class Curate(Group):
     contamination_similarity: Share
     valid_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
     years: Years
-    train_on: Literal["synthetic", "real", "both"]
+    unlinked: Literal["drop", "keep"]
+    train_on: Literal["synthetic", "real", "both", "transfer"]
     real: str
     real_conversations: Count
+    transfer: Path
+
+
+class Audit(Group):
+    """How the dialogues are measured."""
+
+    encoder: str
 
 
 class Finetune(Group):
@@ -173,6 +184,7 @@ class Finetune(Group):
 
     epochs: Annotated[float, Field(gt=0.0)]
     learning_rate: Annotated[float, Field(gt=0.0)]
+    full_learning_rate: Annotated[float, Field(gt=0.0)]
     batch_size: Positive
     gradient_accumulation: Positive
     max_length: Annotated[int, Field(ge=16)]
@@ -257,6 +269,7 @@ class Params(Group):
     prompt: Prompt
     teacher: Teacher
     curate: Curate
+    audit: Audit
     finetune: Finetune
     evaluate: Evaluate
     baseline: Baseline
@@ -288,11 +301,12 @@ class Params(Group):
             *(("students", student) for student in self.students),
             ("embed.encoder", self.embed.encoder),
             ("curate.encoder", self.curate.encoder),
+            ("audit.encoder", self.audit.encoder),
             ("baseline.encoder", self.baseline.encoder),
         ):
             if name not in self.models:
                 raise ValueError(f"{place}: '{name}' is no name in models {sorted(self.models)}")
-        if self.curate.train_on != "synthetic":
+        if self.curate.train_on in ("real", "both"):
             if not self.curate.real:
                 raise ValueError(
                     f"curate.real: curate.train_on={self.curate.train_on} needs the name of the "
@@ -302,6 +316,27 @@ class Params(Group):
                 raise ValueError(
                     f"curate.real: '{self.curate.real}' is one of the benchmarks, so the student "
                     "would be scored on what it has learnt; name other conversations"
+                )
+        if self.curate.train_on == "transfer" and self.curate.transfer == NO_FILE:
+            raise ValueError(
+                "curate.transfer: curate.train_on=transfer needs the training dialogues of a run "
+                "on another domain, a copy of its artifacts/dialogues/train.jsonl"
+            )
+        if self.curate.unlinked == "keep" and self.prompt.targets == "collaborative":
+            raise ValueError(
+                "curate.unlinked: with prompt.targets=collaborative no title of the teacher's is "
+                "learnt, so that there is nothing to keep; set prompt.targets=teacher (or both), "
+                "or curate.unlinked=drop"
+            )
+        for place, name in (
+            *(("students", student) for student in self.students),
+            ("curate.encoder", self.curate.encoder),
+            ("audit.encoder", self.audit.encoder),
+        ):
+            if self.models[name] == LSA:
+                raise ValueError(
+                    f"{place}: '{name}' is no model but is fitted on the reviews embedded; it "
+                    "serves as embed.encoder and baseline.encoder only"
                 )
         if self.prompt.grounding == "none" and self.prompt.targets != "teacher":
             raise ValueError(

@@ -23,13 +23,24 @@ def overrides(path: Path) -> list[str]:
     InputError
         When the file is no YAML mapping, or a value cannot stand unquoted on a command line.
     """
+    return [f"{key}={_plain(value, key, path)}" for key, value in leaves(path).items()]
+
+
+def leaves(path: Path) -> dict[str, Any]:
+    """Return the overrides of a profile by their dotted keys, in the file's order.
+
+    Raises
+    ------
+    InputError
+        When the file is no YAML mapping.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a readable YAML file ({error})") from error
     if not isinstance(raw, Mapping):
         raise InputError(f"{path}: expected a mapping of overrides")
-    return [f"{key}={_plain(value, key, path)}" for key, value in _flatten(raw)]
+    return dict(_flatten(raw))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

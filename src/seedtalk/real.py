@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from seedtalk.curation import Encode
 
 STYLE = TEACHER = "real"  # of a real dialogue's record: nobody was asked for it
+LEARNT = ("real", "both")  # of curate.train_on: what is done here
 DROPPED = ("contaminated", "near_duplicate")  # as of a synthetic one
 
 
@@ -59,7 +60,7 @@ def parted(conversations: pd.DataFrame, params: Curate) -> tuple[pd.DataFrame, p
     conversations
         `records.CONVERSATIONS`.
     params
-        With `train_on` ``synthetic`` none are learnt from.
+        With `train_on` ``synthetic`` or ``transfer`` none are learnt from.
 
     Raises
     ------
@@ -67,7 +68,7 @@ def parted(conversations: pd.DataFrame, params: Curate) -> tuple[pd.DataFrame, p
         When there are no conversations of the name `real`.
     """
     own = conversations["benchmark"] == params.real
-    if params.train_on == "synthetic":
+    if params.train_on not in LEARNT:
         return conversations, conversations.iloc[:0]
     if not own.any():
         known = ", ".join(sorted(set(conversations["benchmark"]))) or "none"

@@ -86,7 +86,8 @@ def serve(options: Serving, ready: Callable[[], None]) -> None:
     """
     if not options.model.is_file():
         raise InputError(
-            f"{options.model}: no such model; `seedtalk fetch teacher` gets the default one"
+            f"{options.model}: no such model; `seedtalk fetch teacher` gets the default one, "
+            "with --small its smaller sibling"
         )
     if options.host not in LOOPBACK:
         raise InputError(

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ from seedtalk.params import Params, Register, Years
 from seedtalk.records import read_json, sha256_file, sha256_text
 
 EXPERIMENT, TRACES = "seedtalk", "seedtalk-teacher"
+STORE = "mlflow.db"
 TAGS = ("key", "model")  # of a request, to find its trace by
 TRACES_AT_ONCE = 50  # handed to MLflow, whose queue drops what it cannot hold
 DVC_VARIABLES = ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE")
 # What tells runs and versions apart from one another; kept as their tags.
 DIGEST, STUDENT, DATASET = "seedtalk.digest", "seedtalk.student", "seedtalk.dataset_md5"
+LOSSES = ("loss", "eval_loss", "context_loss")  # columns of a training history
 METRIC, VALUE, QUERIES = "seedtalk.metric", "seedtalk.value", "seedtalk.queries"
 TOLERANCE = 1e-4  # of logits, relative to the largest; two readings of the same weights agree
 PROBES = (
@@ -72,6 +75,16 @@ class Run:
         if found:
             self._client.log_batch(self._run_id, metrics=found)
 
+    def update(self, values: Mapping[str, float | None]) -> None:
+        """Log the values that are known and are not what the run has already."""
+        logged = self._client.get_run(self._run_id).data.metrics
+        self.metrics({k: v for k, v in values.items() if logged.get(_plain(k)) != v})
+
+    def learnt(self, dataset: Path) -> bool:
+        """Tell whether the run's student has learnt these training dialogues."""
+        tags = self._client.get_run(self._run_id).data.tags
+        return dataset.is_file() and tags.get(DATASET) == _md5(dataset)
+
     def student(self, folder: Path) -> None:
         """Tag the run with the digest of a student and keep its adapter."""
         self._client.set_tag(self._run_id, DIGEST, student_digest(folder))
@@ -104,6 +117,7 @@ def run(
     *,
     dataset: Path | None = None,
     teacher: Path | None = None,
+    quality: Path | None = None,
 ) -> Generator[Run, None, None]:
     """Open an MLflow run for a fine-tuning; it ends as finished or, on an error, as failed.
 
@@ -119,15 +133,20 @@ def run(
         The training dialogues; their md5 (as DVC has it) becomes a tag.
     teacher
         ``results/teacher.json``: what the dialogues cost becomes metrics, where the file is.
+    quality
+        ``results/quality.json``: what they are worth becomes metrics, where the file is and
+        tells of `dataset`.
 
     Raises
     ------
     InputError
-        When `teacher` is not what the generate stage writes.
+        When `teacher` is not what the generate stage writes, or `quality` what audit writes.
     RunError
         When the store does not answer.
     """
-    cost = {} if teacher is None else _teacher_cost(teacher)
+    told = {} if teacher is None else _teacher_cost(teacher)
+    if quality is not None and dataset is not None:
+        told |= _quality(quality, dataset)
     with _answering():
         _, experiment = _experiment(root)
         client = _client()
@@ -139,11 +158,57 @@ def run(
         with _answering():
             _log_params(client, opened, params)
             made = Run(client, opened)
-            made.metrics(cost)
+            made.metrics(told)
             yield made
         status = "FINISHED"
     finally:
         client.set_terminated(opened, status)
+
+
+def run_of(root: Path, folder: Path) -> Run | None:
+    """Return the run that made the student in `folder`; None without one, or without a store.
+
+    Raises
+    ------
+    RunError
+        When the store does not answer.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (root / STORE).is_file():
+        return None
+    with _answering():
+        _, experiment = _experiment(root)
+        found = _run_of(experiment, folder)
+        return None if found is None else Run(_client(), found)
+
+
+def log_results(made: Run, student: str, evaluation: Path, *, dataset: Path, quality: Path) -> None:
+    """Add a student's means on one benchmark to its run, and what its dialogues are worth.
+
+    The names are those of `sync`, which finds nothing left to add.
+
+    Parameters
+    ----------
+    made
+        From `run_of`.
+    student
+        ``<student>-<tuning>``.
+    evaluation
+        ``results/eval/<student>-<tuning>-<benchmark>.json``.
+    dataset, quality
+        As of `run`; where the student has learnt other dialogues, nothing is said of these.
+
+    Raises
+    ------
+    InputError
+        When `evaluation` or `quality` is not what its stage writes.
+    RunError
+        When the store does not answer.
+    """
+    with _answering():
+        told: dict[str, float | None] = {**_means(evaluation, student)}
+        if made.learnt(dataset):
+            told |= _quality(quality, dataset)
+        made.update(told)
 
 
 class Span(Protocol):
@@ -288,7 +353,8 @@ def sync(root: Path, params: Params, cache_dir: Path, save: Save) -> Synced:
 
     A stage that DVC takes from its run cache makes no run and registers nothing. Every student
     under ``models/`` without a run gets one from its training history; every student's run gets
-    its evaluation's means. Where ``results/registry.json`` names the student of `params` as the
+    its evaluation's means and, where its dialogues are the workspace's, what they cost and what
+    they are worth. Where ``results/registry.json`` names the student of `params` as the
     alias's holder and the registry has no holder, the student is registered again, through the
     same gate. Safe to repeat.
 
@@ -306,7 +372,8 @@ def sync(root: Path, params: Params, cache_dir: Path, save: Save) -> Synced:
     Raises
     ------
     InputError
-        When a history, an evaluation or ``results/registry.json`` is unreadable.
+        When a history, an evaluation, ``results/teacher.json``, ``results/quality.json`` or
+        ``results/registry.json`` is unreadable.
     RunError
         When the store does not answer.
     """
@@ -318,6 +385,7 @@ def _sync_runs(root: Path, params: Params) -> int:
     made = 0
     dialogues = root / "artifacts" / "dialogues" / "train.jsonl"
     teacher = root / "results" / "teacher.json"
+    quality = root / "results" / "quality.json"
     for manifest in sorted((root / "models").glob("*/student.json")):
         folder = manifest.parent
         with _answering():
@@ -328,7 +396,7 @@ def _sync_runs(root: Path, params: Params) -> int:
             dataset = dialogues if dialogues.is_file() else None
             with run(root, folder.name, params, dataset=dataset, teacher=teacher) as opened:
                 for row in _read_history(history):
-                    opened.metrics({k: row[k] for k in ("loss", "eval_loss")}, int(row["step"]))
+                    opened.metrics({k: row[k] for k in LOSSES}, int(row["step"]))
                 opened.student(folder)
                 if history.is_file():
                     opened.file(history)
@@ -337,18 +405,12 @@ def _sync_runs(root: Path, params: Params) -> int:
             found = known or _run_of(experiment, folder)
             if found is None:  # removed by someone else in the meantime
                 continue
-            data = _client().get_run(found).data
-            logged = data.metrics
-            if dialogues.is_file() and data.tags.get(DATASET) == _md5(dialogues):
-                _log_new(found, logged, _teacher_cost(teacher))
+            kept = Run(_client(), found)
+            if kept.learnt(dialogues):
+                kept.update(_teacher_cost(teacher) | _quality(quality, dialogues))
             for path in sorted((root / "results" / "eval").glob(f"{folder.name}-*.json")):
-                _log_new(found, logged, _means(path, folder.name))
+                kept.update(_means(path, folder.name))
     return made
-
-
-def _log_new(run_id: str, logged: Mapping[str, float], values: Mapping[str, float | None]) -> None:
-    new = {name: value for name, value in values.items() if logged.get(_plain(name)) != value}
-    Run(_client(), run_id).metrics(new)
 
 
 def _sync_champion(
@@ -526,7 +588,7 @@ def _experiment(root: Path, name: str = EXPERIMENT) -> tuple[str, str]:
     mlflow = _mlflow()
     remote = os.environ.get("MLFLOW_TRACKING_URI")
     root = root.resolve()
-    uri = remote or f"sqlite:///{(root / 'mlflow.db').as_posix()}"
+    uri = remote or f"sqlite:///{(root / STORE).as_posix()}"
     mlflow.set_tracking_uri(uri)
     (root / ".cache").mkdir(parents=True, exist_ok=True)
     with _answering(), FileLock(root / ".cache" / "mlflow.lock"):  # first migrations race
@@ -634,7 +696,7 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         frame = pd.read_csv(path)
-        rows = frame[["step", "loss", "eval_loss"]].to_dict("records")
+        rows = frame[["step", *LOSSES]].to_dict("records")
     except (ValueError, KeyError) as error:
         raise InputError(f"{path}: not a training history ({error}); run `dvc repro`") from error
     return [{str(k): None if math.isnan(v) else v for k, v in row.items()} for row in rows]
@@ -672,6 +734,26 @@ def _teacher_cost(path: Path) -> dict[str, float | None]:
         raise InputError(
             f"{path}: not a summary of the teacher ({error}); run `dvc repro generate`"
         ) from error
+
+
+def _quality(path: Path, dataset: Path) -> dict[str, float | None]:
+    """Return what the audit measured, as metrics; {} where it is not there or of other dialogues.
+
+    Audit and finetune follow curate in no order, so that the file may still tell of the run before.
+    """
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    try:
+        if found["fingerprint"] != zlib.crc32(dataset.read_bytes()):
+            return {}
+        return {
+            f"quality.{name}": None if value is None else float(value)
+            for name, value in found.items()
+            if name != "fingerprint"
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not an audit ({error}); run `dvc repro audit`") from error
 
 
 def _score(path: Path, options: Register) -> tuple[float, str]:

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests import domain
 from tests.faults.batch_server import (
-    BatchEndpoint,
     Gate,
     answered,
     cut_off,
@@ -35,24 +34,6 @@ from seedtalk.teacher.ledger import Ledger
 from seedtalk.teacher.prices import Price
 
 PRICED = {"usd_per_million_input": 1000.0, "usd_per_million_output": 2000.0}
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """A running endpoint; proxies are out of its way, the key is a canary, waits are short."""
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("seedtalk.teacher.limiter.FIRST_WAIT", 0.01)
-    monkeypatch.setattr("seedtalk.teacher.batch_endpoint.SETTLE", 0.4)
-    endpoint = BatchEndpoint()
-    thread = threading.Thread(target=endpoint.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield endpoint
-    endpoint.shutdown()
-    endpoint.server_close()
-    thread.join()
 
 
 def group(server, **values):

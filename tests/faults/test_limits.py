@@ -234,6 +234,16 @@ def test_more_money_goes_on_where_less_stopped(endpoint, tmp_path):
     assert endpoint.total == 30 and summary["usd"] == pytest.approx(30 * COST)
 
 
+@pytest.mark.parametrize("concurrency", [1, 3, 20])
+def test_as_many_calls_fly_as_may_and_connections_are_used_again(endpoint, tmp_path, concurrency):
+    endpoint.default = [say(delay=0.05)]
+    made = []
+    real = endpoint.process_request
+    endpoint.process_request = lambda *told: made.append(told) or real(*told)
+    generate(endpoint, tmp_path, requests(60), concurrency=concurrency)
+    assert endpoint.most_open == concurrency == len(made) and endpoint.total == 60
+
+
 def test_what_was_refused_costs_nothing(endpoint, tmp_path):
     endpoint.plan = {"q0": [BUSY, error(500), say()], "q1": [error(400)]}
     generate(endpoint, tmp_path, requests(3), max_usd=5.0, **PRICE)

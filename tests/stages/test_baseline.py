@@ -196,6 +196,20 @@ def test_vectors_of_the_same_encoder_are_not_made_again(workspace, monkeypatch):
     assert "encoder.json: no such file" in run(code=2)
 
 
+def test_an_encoder_without_a_model_is_fitted_once_on_the_reviews(workspace, monkeypatch):
+    from seedtalk import encoders, lsa
+
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["baseline"] |= {"encoder": "lsa"}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    reviews = read_table(Path("artifacts/reviews.parquet"), "reviews")["text"].tolist()
+    fit, fitted = lsa.fit, []
+    monkeypatch.setattr(lsa, "fit", lambda texts: fitted.append(texts) or fit(texts))
+    monkeypatch.setattr(encoders, "_load", lambda *_: pytest.fail("a model was read"))
+    run()
+    assert fitted == [reviews]
+
+
 def test_bad_input_is_named(workspace):
     assert "'redial' is not among the conversations; there are: likes" in run(
         benchmark="redial", code=2

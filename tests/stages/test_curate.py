@@ -9,7 +9,15 @@ from stages.generate import main as generate
 from stages.prompt import main as prompt
 from tests import domain, toy
 
-from seedtalk.records import Dialogue, Provenance, Rejected, read_jsonl, write_table
+from seedtalk.records import (
+    Dialogue,
+    Message,
+    Provenance,
+    Rejected,
+    read_jsonl,
+    write_jsonl,
+    write_table,
+)
 
 
 @pytest.fixture
@@ -223,6 +231,106 @@ def test_real_dialogues_are_taken_in_and_two_runs_are_equal(inputs, tmp_path, tr
     assert sum(d.style == "real" for d in kept) == summary["real"]["dialogues"] == 6
     assert sum(d.style != "real" for d in kept) == summary["kept"]
     assert bool(summary["kept"]) == (train_on == "both")
+
+
+BOOKS = [
+    "Is there a novel about lighthouse keepers which takes its time and is not sad?",
+    "I would like a cookbook memoir with a lot of family quarrels and some recipes.",
+    "Which biography of a botanist is the one to read first, the shorter the better?",
+]
+
+
+def books(folder):
+    """Write the dialogues of a run on books, with ids that the films have, too."""
+    rows = [
+        Dialogue(
+            dialogue_id=domain.seeds()[number].review_id,
+            review_id=domain.seeds()[number].review_id,
+            item_id=domain.FILMS[number][0],
+            style="terse",
+            teacher="books-teacher",
+            messages=[
+                Message(role="user", content=text),
+                Message(role="assistant", content="1. The Tide Clerk\n2. Almanac of Doors"),
+            ],
+            targets=[domain.FILMS[number][0]],
+        )
+        for number, text in enumerate(BOOKS)
+    ]
+    write_jsonl(folder / "books.jsonl", rows)
+    return {"train_on": "transfer", "transfer": str(folder / "books.jsonl")}
+
+
+def test_another_domains_dialogues_take_the_place_of_this_ones(inputs):
+    domain.write_params(inputs / "params.yaml", curate=books(inputs))
+    for out in ("one", "two"):
+        result = run(inputs, out)
+        assert result.exit_code == 0, result.output
+    names = [f"dialogues/{n}.jsonl" for n in ("train", "valid", "quarantine", "provenance")]
+    for name in [*names, "synthesis.json"]:
+        assert (inputs / "one" / name).read_bytes() == (inputs / "two" / name).read_bytes()
+        assert str(inputs).encode() not in (inputs / "one" / name).read_bytes()
+    kept = [
+        record
+        for part in ("train", "valid")
+        for record in read_jsonl(inputs / f"one/dialogues/{part}.jsonl", Dialogue)
+    ]
+    assert {d.messages[1].content for d in kept} == set(BOOKS)
+    assert all(d.dialogue_id.startswith("transfer-") and not d.targets for d in kept)
+    rejected = read_jsonl(inputs / "one/dialogues/quarantine.jsonl", Rejected)
+    assert "left_out" in {r.reason for r in rejected} and len(rejected) == len(domain.seeds())
+    summary = json.loads((inputs / "one/synthesis.json").read_text())
+    assert summary["train_on"] == "transfer" and summary["kept"] == 0
+    assert summary["transfer"]["kept"] == 3 and summary["real"] is None
+
+
+def test_a_transfer_without_dialogues_ends_with_2(inputs):
+    (inputs / "empty.jsonl").write_text("")
+    for path, told in (
+        ("seeds/none.jsonl", "curate.transfer: curate.train_on=transfer needs the training"),
+        (str(inputs / "lost.jsonl"), "lost.jsonl: no such file; run the pipeline on another"),
+        (str(inputs / "empty.jsonl"), "empty.jsonl holds no dialogues; run the pipeline"),
+    ):
+        curate = {"train_on": "transfer", "transfer": path}
+        raw = yaml.safe_load((inputs / "params.yaml").read_text())
+        raw["curate"] |= curate
+        (inputs / "params.yaml").write_text(yaml.safe_dump(raw))
+        result = run(inputs)
+        assert result.exit_code == 2 and told in result.output
+        assert not (inputs / "out").exists()
+
+
+def test_titles_the_catalogue_lacks_stay_where_that_is_asked(inputs):
+    domain.write_params(inputs / "params.yaml", prompt={"targets": "both"})
+    talk(inputs)
+    lines = [json.loads(text) for text in (inputs / "responses.jsonl").open(encoding="utf-8")]
+    for told in lines:
+        message = told["response"]["body"]["choices"][0]["message"]
+        answer = json.loads(message["content"])
+        answer["recommendations"].insert(1, "The Film That Never Was (2031)")
+        message["content"] = json.dumps(answer)
+    write_jsonl(inputs / "responses.jsonl", lines)
+    answers = {}
+    for unlinked in ("drop", "keep"):
+        domain.write_params(
+            inputs / "params.yaml", prompt={"targets": "both"}, curate={"unlinked": unlinked}
+        )
+        assert run(inputs, unlinked).exit_code == 0
+        kept = read_jsonl(inputs / unlinked / "dialogues/train.jsonl", Dialogue)
+        answers[unlinked] = [d.messages[-1].content.split("\n") for d in kept]
+        summary = json.loads((inputs / unlinked / "synthesis.json").read_text())
+        assert summary["unlinked"]["kept"] == (summary["kept"] if unlinked == "keep" else 0)
+    for few, more in zip(answers["drop"], answers["keep"], strict=True):
+        assert len(more) == len(few) + 1 and more[0] == few[0]
+        assert more[1] == "2. The Film That Never Was (2031)"
+
+
+def test_an_encoder_that_is_fitted_on_reviews_cannot_compare_conversations(inputs):
+    raw = yaml.safe_load((inputs / "params.yaml").read_text())
+    raw["curate"] |= {"encoder": "lsa"}
+    (inputs / "params.yaml").write_text(yaml.safe_dump(raw))
+    result = run(inputs)
+    assert result.exit_code == 2 and "curate.encoder: 'lsa' is no model" in result.output
 
 
 def test_wrong_names_of_real_conversations_end_with_2(inputs):

@@ -132,6 +132,39 @@ def test_a_student_is_an_encoder_through_its_last_layer(site, toys):
     assert blocks.review[:3] == pytest.approx(alone, abs=1e-4)
 
 
+def test_latent_semantic_analysis_needs_no_model_and_is_fitted_once(site, toys, monkeypatch):
+    from seedtalk import encoders, lsa
+
+    monkeypatch.setattr(encoders, "_load", lambda *_: pytest.fail("a model was read"))
+    write_params(toys, site, encoder="lsa", max_tokens=20)
+    folder = site / "artifacts/embeddings"
+    assert embed().exit_code == 0
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    blocks, read = read_blocks(folder), tables(toys)
+    reviews = read["reviews"].sort_values("review_id")["text"].tolist()
+    fitted = lsa.fit(reviews)
+    options = {"max_tokens": 20, "cache_dir": site}
+    assert (np.asarray(blocks.review) == encode(reviews, fitted, **options)).all()
+    # The items are placed among the reviews, not fitted apart.
+    items = item_texts(read["items"].sort_values("item_id"))
+    assert (np.asarray(blocks.metadata) == encode(items, fitted, **options)).all()
+    assert np.linalg.norm(blocks.review, axis=1) == pytest.approx(np.ones(300), abs=1e-5)
+    assert json.loads(first["encoder.json"])["encoder"] == "lsa"
+    assert embed().exit_code == 0
+    assert first == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted"])
+def test_every_pooling_of_a_students_last_layer_is_offered(site, toys, pooling):
+    write_params(toys, site, encoder="toy", pooling=pooling, max_tokens=32)
+    assert embed().exit_code == 0
+    blocks, read = read_blocks(site / "artifacts/embeddings"), tables(toys)
+    texts = read["reviews"].sort_values("review_id")["text"].tolist()[:3]
+    options = {"pooling": pooling, "max_tokens": 32}
+    alone = encode(texts, str(toys / "student"), cache_dir=site, **options)
+    assert blocks.review[:3] == pytest.approx(alone, abs=1e-5)
+
+
 def test_errors_name_what_mends_them(site, toys):
     write_params(toys, site, encoder="minilm")
     done = embed()

@@ -1,4 +1,5 @@
 import json
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from stages.evaluate import main
 from tests.toy import toy_items, toy_student
 
+from seedtalk import tracking
 from seedtalk.evaluation.protocols import queries
 from seedtalk.params import load_params
 from seedtalk.records import SIGNALS, answer_titles, read_table, write_table
@@ -307,6 +309,38 @@ def test_bad_input_is_named(workspace):
     assert "student.json" in run(code=2)
     Path("artifacts/items.parquet").write_text("no parquet")
     assert "artifacts/items.parquet: not a readable Parquet file" in run(code=2)
+
+
+def test_the_students_run_gets_its_means_and_those_of_its_dialogues(workspace, monkeypatch):
+    params, folder = load_params(Path("params.yaml")), Path("models/toy-zero-shot")
+    train = Path("artifacts/dialogues/train.jsonl")
+    train.parent.mkdir(parents=True)
+    train.write_text("{}\n")
+    told = {"fingerprint": zlib.crc32(train.read_bytes()), "fidelity": 0.5}
+    Path("results").mkdir()
+    Path("results/quality.json").write_text(json.dumps(told))
+    store = workspace / "store"  # as of an experiment in a copy of the workspace
+    monkeypatch.setenv("DVC_ROOT", str(store))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run()
+    assert not (store / "mlflow.db").exists()
+    with tracking.run(store, folder.name, params, dataset=train) as opened:
+        opened.student(folder)
+    run()
+    _, experiment = tracking._experiment(store)
+    (made,) = tracking._client().search_runs([experiment])
+    means = json.loads(SCORES.read_text())["systems"]["toy-zero-shot"]
+    assert made.data.metrics == {
+        "quality.fidelity": 0.5,
+        **{f"likes.{k.replace('@', '_at_')}": means[k]["mean"] for k in means},
+    }
+
+
+def test_a_store_that_is_away_ends_the_stage_before_its_work(workspace, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "MLflow's store http://127.0.0.1:9 failed" in run(code=1)
+    assert not any(path.exists() for path in OUTS)
 
 
 def test_a_model_that_is_not_there(workspace):

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,8 @@ def test_lora_then_zero_shot(workspace):
         "results/train/toy-lora.csv",
     ]
     lines = first["results/train/toy-lora.csv"].decode().splitlines()
-    assert lines[0] == "step,epoch,loss,eval_loss"
-    assert [line.split(",")[0] for line in lines[1:]] == ["1"]
+    assert lines[0] == "step,epoch,loss,eval_loss,context_loss"
+    assert [line.split(",")[0] for line in lines[1:]] == ["0", "1"]
     assert json.loads(first["models/toy-lora/student.json"]) == {
         "base": "toy",
         "tuning": "lora",
@@ -96,7 +97,7 @@ def test_lora_then_zero_shot(workspace):
     done = run("--student", "toy", "--tuning", "zero-shot")
     assert done.exit_code == 0, done.output
     made = outs(workspace)
-    assert made["results/train/toy-zero-shot.csv"] == b"step,epoch,loss,eval_loss\n"
+    assert made["results/train/toy-zero-shot.csv"] == b"step,epoch,loss,eval_loss,context_loss\n"
     assert [n for n in made if n.startswith("models/toy-z")] == [
         "models/toy-zero-shot/student.json"
     ]
@@ -109,7 +110,18 @@ def test_lora_then_zero_shot(workspace):
         "toy-lora",
     ]
     assert {r.info.status for r in runs} == {"FINISHED"}
-    assert "eval_loss" in runs[1].data.metrics
+    assert {"eval_loss", "context_loss"} <= runs[1].data.metrics.keys()
+
+
+def test_the_run_tells_what_its_dialogues_are_worth(workspace):
+    (workspace / "results").mkdir()
+    train = workspace / "artifacts/dialogues/train.jsonl"
+    told = {"fingerprint": zlib.crc32(train.read_bytes()), "fidelity": 0.5, "self_bleu": None}
+    (workspace / "results/quality.json").write_text(json.dumps(told))
+    assert run("--student", "toy", "--tuning", "zero-shot").exit_code == 0
+    _, experiment = tracking._experiment(workspace)
+    (made,) = tracking._client().search_runs([experiment])
+    assert made.data.metrics == {"quality.fidelity": 0.5}
 
 
 def test_bad_input_exits_with_2_and_writes_nothing(workspace):

@@ -324,3 +324,21 @@ def test_a_repair_that_an_open_batch_is_asking_is_under_way(project):
     told = json.loads(run(folder, "--json").output)["quotes"][0]
     assert (told["known"], told["under_way"], told["ask"]) == (2, 1, 1)
     assert told["spent"] == {"calls": 3, "usd": 2.0}
+
+
+def test_the_length_of_answers_can_be_given(project):
+    """Four requests, each of whose answers is 100 tokens at most."""
+    folder = project(4, **PRICED)
+    found = json.loads(run(folder, "--answer-tokens", "25", "--json").stdout)
+    [told] = found["quotes"]
+    assert told["output_tokens"] == {"least": None, "about": 100.0, "most": 400}
+    assert told["usd"]["about"] == pytest.approx(
+        (told["input_tokens"]["about"] * 10 + 100 * 100) / 1e6
+    )
+    assert found["basis"]["output_tokens"] == 25
+    assert found["basis"]["measured_output"] == 0
+    said = run(folder, "--answer-tokens", "25").output
+    assert "Output: 25 tokens an answer, as given by --answer-tokens; at most" in said
+    over = json.loads(run(folder, "--answer-tokens", "900", "--json").stdout)["quotes"][0]
+    assert over["output_tokens"]["about"] == 400, "no answer is over teacher.max_tokens"
+    assert run(folder, "--answer-tokens", "0").exit_code == 2

@@ -11,6 +11,7 @@ from tests import domain
 from seedtalk import curation, prompting, records
 from seedtalk.catalogue import Catalogue
 from seedtalk.errors import InputError, RunError
+from seedtalk.students.templates import format_answer, parse_answer
 
 TEACHER = {"model": "m", "backend": "openai", "usd": 0.1}
 QUERIES = [
@@ -286,9 +287,101 @@ def test_both_fills_the_teachers_list_up():
         assert set(targets) <= {*head, *g.targets}
 
 
-def test_a_list_of_inventions_is_no_recommendation():
-    found = reason_of(answer(QUERIES[6], ["Made Up (2001)"]), targets="teacher")
+@pytest.mark.parametrize("unlinked", ["drop", "keep"])
+def test_a_list_of_inventions_is_no_recommendation(unlinked):
+    invented = answer(QUERIES[6], ["Made Up (2001)"])
+    found = reason_of(invented, targets="teacher", curate={"unlinked": unlinked})
     assert found[0] == "no_recommendations"
+
+
+UNTRUE = [
+    "Made Up (2001)",
+    "Zeppelin (2003)",
+    "**Seven Summers (1956)** - long",
+    "MADE UP (2001)",  # again
+    "x" * 400,
+    "1. The Glass\u200b Tide",
+    "Seven Winters (1956)",
+    "Later\nOne (1999) - a remark",
+    "- **Zeppelin (2003)** - with marks",  # in the catalogue, once it is read as an answer is
+]
+
+
+def answers(targets, titles=UNTRUE, **options):
+    """Return each kept dialogue's targets, read answer and grounding, and the outcome."""
+    curated, groundings = run([answer(q, titles) for q in QUERIES], targets, **options)
+    kept = {d.dialogue_id: d for d in [*curated.train, *curated.valid]}
+    told = [kept[g.custom_id] for g in groundings if g.custom_id in kept]
+    read = [parse_answer(d.messages[-1].content) for d in told]
+    # What training draws from is the whole list, title by title.
+    assert [format_answer(titles) for titles in read] == [d.messages[-1].content for d in told]
+    by_id = {g.custom_id: g for g in groundings}
+    return [(d.targets, r, by_id[d.dialogue_id]) for d, r in zip(told, read, strict=True)], curated
+
+
+@pytest.mark.parametrize("targets", ["teacher", "both"])
+def test_kept_titles_stand_where_the_teacher_has_them(targets):
+    shown = dict(
+        zip(domain.items()["item_id"], records.answer_titles(domain.items(), "ambiguous"),
+            strict=True)
+    )  # fmt: skip
+    rows, curated = answers(targets, curate={"unlinked": "keep"})
+    assert len(rows) == len(QUERIES)
+    unlinked = ["Made Up (2001)", "Seven Summers (1956)", "The Glass Tide"]  # three are asked for
+    for linked, read, grounding in rows:
+        expected = [unlinked[0]]
+        expected += [shown["f04"]] if "f04" not in grounding.liked else []
+        expected += unlinked[1:]
+        listed = [i for i in ("f04", "f12") if i not in grounding.liked]
+        expected += [shown["f12"]] if "f12" in listed else []
+        expected += [shown[i] for i in linked if i not in listed]
+        assert read == expected
+    told = curated.summary["unlinked"]
+    assert told == {
+        "curate": "keep",
+        "kept": 36,
+        "dialogues": 12,
+        "share": round(36 / (36 + sum(len(linked) for linked, *_ in rows)), 4),
+    }
+    assert {p.filters["unlinked_kept"] for p in curated.provenance} == {3}
+
+
+@pytest.mark.parametrize("targets", ["teacher", "both"])
+def test_keeping_changes_the_answers_and_nothing_else(targets):
+    invented = [answer("Films, please?"), answer(QUERIES[0], UNTRUE)]  # too short, a duplicate
+    contents = [*(answer(q, UNTRUE) for q in QUERIES[:8]), *invented]
+    dropped, _ = run(contents, targets)
+    kept, _ = run(contents, targets, curate={"unlinked": "keep"})
+    for one, two in zip([*dropped.train, *dropped.valid], [*kept.train, *kept.valid], strict=True):
+        assert one.messages[:-1] == two.messages[:-1]
+        assert one.model_dump(exclude={"messages"}) == two.model_dump(exclude={"messages"})
+        few, more = (parse_answer(d.messages[-1].content) for d in (one, two))
+        assert [title for title in more if title in few] == few and len(more) > len(few)
+    assert dropped.rejected == kept.rejected and len(kept.rejected) == 2
+    assert dropped.summary | {"unlinked": None} == kept.summary | {"unlinked": None}
+    assert dropped.summary["unlinked"] == {
+        "curate": "drop", "kept": 0, "dialogues": 0, "share": 0.0,
+    }  # fmt: skip
+    pairs = zip(dropped.provenance, kept.provenance, strict=True)
+    assert all(one.verdict == two.verdict for one, two in pairs)
+    by_verdict = {(p.verdict, p.filters["unlinked_kept"]) for p in kept.provenance}
+    assert by_verdict <= {("train", 3), ("valid", 3), ("quarantined", None)}
+
+
+@given(
+    st.lists(
+        st.sampled_from(["Zeppelin (2003)", "Seven Winters", "The Copper Lantern"])
+        | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+        | st.sampled_from(["1) a", "**b** c", '"d"', "- e", "f (1999): g", "***", "1.", "* * x"]),
+        max_size=9,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_an_answer_with_kept_titles_can_always_be_taken_apart(titles):
+    rows, _ = answers("both", titles, curate={"unlinked": "keep"}, recommendations=4)
+    for targets, read, _ in rows:
+        assert len(targets) <= len(read) <= 8
+        assert len({title.casefold() for title in read}) == len(read)
 
 
 def test_a_long_run_of_an_evaluations_words_is_contamination():
@@ -498,6 +591,7 @@ def test_provenance_says_of_every_request_what_became_of_it():
         "linked": 1,
         "hallucinated": [],
         "targets": 3,
+        "unlinked_kept": 0,
         "nearest": None,
         "contamination": None,
     }

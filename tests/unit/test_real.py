@@ -232,6 +232,9 @@ def test_parts_are_told_apart_by_name():
     assert set(mine["benchmark"]) == {"own"} and set(theirs["benchmark"]) == {"test"}
     theirs, mine = real.parted(rows, domain.params().curate)
     assert len(theirs) == len(rows) and not len(mine)
+    elsewhere = options("transfer", transfer="books.jsonl")  # then `real` is only a name
+    theirs, mine = real.parted(rows, elsewhere)
+    assert len(theirs) == len(rows) and not len(mine)
     with pytest.raises(InputError, match=r"no conversations 'other'; there are: own, test"):
         real.parted(rows, options(real="other"))
     with pytest.raises(InputError, match="there are: none"):

@@ -439,15 +439,16 @@ def test_only_decided_differences_are_filled():
 def test_a_loss_curve_marks_the_lowest_validation_loss():
     frame = pd.DataFrame(
         {
-            "step": [1, 2, 3, 4],
-            "loss": [3.0, 2.0, None, 1.0],
-            "eval_loss": [None, 2.5, None, 2.75],
+            "step": [0, 1, 2, 3, 4],
+            "loss": [None, 3.0, 2.0, None, 1.0],
+            "eval_loss": [2.25, None, 2.5, None, 2.75],  # at first, the untouched model's
         }
     )
     text = figures.svg(figures.losses(frame), "l", "loss")
     assert "valid, best 2.500" in text
-    without = figures.svg(figures.losses(frame.assign(eval_loss=None)), "l", "loss")
-    assert "best" not in without
+    for frame_without in (frame.assign(eval_loss=None), frame.iloc[:2]):
+        without = figures.svg(figures.losses(frame_without), "l", "loss")
+        assert "best" not in without
 
 
 # --- terminal

@@ -219,6 +219,19 @@ def test_the_command_prints_the_address_and_what_comes_next(monkeypatch, tmp_pat
     assert "dvc exp run $(seedtalk overrides profiles/local-teacher.yaml)\n" in output
 
 
+def test_the_small_one_is_named_in_the_next_command(monkeypatch, tmp_path):
+    told, output = run_cli(monkeypatch, tmp_path, "--small")
+    assert told.model == tmp_path / "corpora/teacher-small/qwen2.5-coder-0.5b-instruct.gguf"
+    assert " -S teacher.model=qwen2.5-coder-0.5b-instruct\n" in output
+
+
+def test_two_models_at_a_time_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    result = CliRunner().invoke(main, ["teacher", "serve", "--small", "--model", "m.gguf"])
+    assert result.exit_code == 2
+    assert "name one model, not two" in result.output
+
+
 def test_what_differs_from_the_profile_is_in_the_next_command(monkeypatch, tmp_path):
     _, output = run_cli(monkeypatch, tmp_path, "--port", "9000", "--model", "mine/big.gguf")
     assert " -S teacher.base_url=http://127.0.0.1:9000/v1 -S teacher.model=big\n" in output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import zlib
 from pathlib import Path
 
 import pandas as pd
@@ -221,6 +222,114 @@ def test_sync_adds_what_the_dialogues_cost_to_runs_on_the_same_dialogues(root, t
     assert logged() == [0.25]
 
 
+def write_quality(root: Path, train: Path, fidelity: float | None = 0.25) -> Path:
+    path = root / "results" / "quality.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {"fingerprint": zlib.crc32(train.read_bytes()), "dialogues": 1, "fidelity": fidelity}
+    path.write_text(json.dumps(told))
+    return path
+
+
+def write_train(root: Path, text: str = "{}\n") -> Path:
+    path = root / "artifacts" / "dialogues" / "train.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_run_logs_what_its_dialogues_are_worth_and_not_what_others_are(root):
+    train = write_train(root)
+    quality = write_quality(root, train)
+    with tracking.run(root, NAME, PARAMS, dataset=train, quality=quality):
+        pass
+    write_quality(root, train, None)
+    with tracking.run(root, NAME, PARAMS, dataset=train, quality=quality):
+        pass
+    write_train(root, "{}\n{}\n")  # made anew, and not measured yet
+    for path in (quality, root / "gone.json"):
+        with tracking.run(root, NAME, PARAMS, dataset=train, quality=path):
+            pass
+    found = sorted((run.data.metrics for run in runs(root)), key=len)
+    one = {"quality.dialogues": 1}
+    assert found == [{}, {}, one, one | {"quality.fidelity": 0.25}]
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"fingerprint": %d, "fidelity": "much"}'])
+def test_run_refuses_a_wrong_audit(root, text):
+    train = write_train(root)
+    path = root / "quality.json"
+    path.write_text(text.replace("%d", str(zlib.crc32(train.read_bytes()))))
+    with (
+        pytest.raises(InputError, match=r"quality\.json: not an audit"),
+        tracking.run(root, NAME, PARAMS, dataset=train, quality=path),
+    ):
+        pass
+    assert runs(root) == []
+
+
+def test_evaluation_adds_to_the_students_run_what_sync_would(root, toy):
+    folder, train = write_student(root, toy, 0.0), write_train(root)
+    with tracking.run(root, NAME, PARAMS, dataset=train) as opened:
+        opened.student(folder)
+    write_quality(root, train)
+    scores = write_scores(root, 0.4)
+    told = {"dataset": train, "quality": root / "results" / "quality.json"}
+
+    def add():
+        tracking.log_results(tracking.run_of(root, folder), NAME, scores, **told)
+        (made,) = runs(root)
+        return made.data.metrics
+
+    def entries(name):
+        (made,) = runs(root)
+        return len(tracking._client().get_metric_history(made.info.run_id, name))
+
+    expected = {"likes.recall_at_10": 0.4, "likes.mrr": 0.4}
+    expected |= {"quality.dialogues": 1, "quality.fidelity": 0.25}
+    assert add() == expected
+    assert add() == expected and sync(root).runs == 0
+    assert {entries(name) for name in expected} == {1}
+    write_scores(root, 0.5)
+    assert add()["likes.mrr"] == 0.5
+    write_train(root, "{}\n{}\n")
+    write_quality(root, train, 0.75)  # of dialogues that this student never saw
+    assert add()["quality.fidelity"] == 0.25
+    scores.write_text("[]")
+    with pytest.raises(InputError, match="not an evaluation"):
+        add()
+
+
+def test_a_student_without_a_run_has_nothing_to_add_to(root, toy, tmp_path_factory, monkeypatch):
+    folder = write_student(root, toy, 0.0)
+    assert tracking.run_of(root, folder) is None
+    with tracking.run(root, NAME, PARAMS) as opened:
+        opened.student(folder)
+    assert tracking.run_of(root, folder) is not None
+    assert tracking.run_of(root, write_student(root, toy, 0.5)) is None
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow sets it for its children
+    assert tracking.run_of(elsewhere, folder) is None
+    assert list(elsewhere.iterdir()) == []  # no store is made for it
+
+
+def test_a_store_that_is_away_is_said_before_a_student_is_scored(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/store")
+    with pytest.raises(RunError, match="MLflow's store"):
+        tracking.run_of(tmp_path, tmp_path)
+
+
+def test_sync_adds_what_the_dialogues_are_worth(root, toy):
+    write_student(root, toy, 0.0)
+    train = write_train(root)
+    sync(root)
+    write_quality(root, train)
+    for _ in range(2):
+        assert sync(root).runs == 0
+        (made,) = runs(root)
+        assert made.data.metrics["quality.fidelity"] == 0.25
+
+
 def test_run_that_ends_in_an_error_is_failed(root):
     with pytest.raises(ZeroDivisionError), tracking.run(root, NAME, PARAMS):
         raise ZeroDivisionError
@@ -232,7 +341,8 @@ def test_sync_fills_what_is_missing_and_nothing_twice(root, toy):
     write_scores(root, 0.4)
     history = root / "results" / "train" / f"{NAME}.csv"
     history.parent.mkdir(parents=True)
-    history.write_text("step,epoch,loss,eval_loss\n1,0.5,2.5,\n2,1,2.25,2.75\n")
+    rows = "0,0,,3.5,4.5\n1,0.5,2.5,,\n2,1,2.25,2.75,4.75\n"
+    history.write_text("step,epoch,loss,eval_loss,context_loss\n" + rows)
     assert sync(root) == tracking.Synced(1, None)
     assert sync(root).runs == 0
     (made,) = runs(root)
@@ -242,7 +352,8 @@ def test_sync_fills_what_is_missing_and_nothing_twice(root, toy):
         return [(m.step, m.value) for m in client.get_metric_history(made.info.run_id, name)]
 
     assert logged("loss") == [(1, 2.5), (2, 2.25)]
-    assert logged("eval_loss") == [(2, 2.75)]
+    assert logged("eval_loss") == [(0, 3.5), (2, 2.75)]
+    assert logged("context_loss") == [(0, 4.5), (2, 4.75)]
     assert logged("likes.recall_at_10") == [(0, 0.4)]
     write_scores(root, 0.5)  # evaluated anew: the same run, a new value
     assert sync(root).runs == 0

@@ -14,7 +14,9 @@ from seedtalk.cli.cost import cost
 from seedtalk.cli.export import export
 from seedtalk.cli.fetch import fetch
 from seedtalk.cli.ledger import ledger
+from seedtalk.cli.paper import paper
 from seedtalk.cli.score import predictions, score
+from seedtalk.cli.study import study
 from seedtalk.cli.teacher import teacher
 from seedtalk.cli.tune import tune
 from seedtalk.errors import InputError, RunError
@@ -34,7 +36,9 @@ main.add_command(cost)
 main.add_command(export)
 main.add_command(fetch)
 main.add_command(ledger)
+main.add_command(paper)
 main.add_command(score)
+main.add_command(study)
 main.add_command(teacher)
 main.add_command(tune)
 export.add_command(predictions)

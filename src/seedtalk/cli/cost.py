@@ -26,8 +26,19 @@ if TYPE_CHECKING:
     multiple=True,
     help="Price this many seeds instead; may be given more than once.",
 )
+@click.option(
+    "--answer-tokens",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Tokens of an answer, on the average; else those of the answers in the ledger.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def cost(params: Any, requests: Path, seeds: tuple[int, ...], as_json: bool) -> None:
+def cost(
+    params: Any,
+    requests: Path,
+    seeds: tuple[int, ...],
+    answer_tokens: float | None,
+    as_json: bool,
+) -> None:
     """Price the requests before anything is paid; no call is made.
 
     What the ledger knows is not paid for again. Retries are not foreseen, nor are repairs of
@@ -52,7 +63,7 @@ def cost(params: Any, requests: Path, seeds: tuple[int, ...], as_json: bool) -> 
     known = path.is_file() and not free
     with Ledger(path, reading=True) if known else nullcontext() as ledger:
         bodies = [line["body"] for line in lines]
-        quotes, basis = quote.quote(bodies, options, price, ledger, seeds)
+        quotes, basis = quote.quote(bodies, options, price, ledger, seeds, answer_tokens)
     said = [quote.verdicts(each, options) for each in quotes]
     if as_json:
         document = {
@@ -129,8 +140,13 @@ def _notes(basis: Basis, price: Price | None, options: Teacher) -> list[str]:
     notes = [
         f"Input: a token for {basis.bytes_a_token:.2f} bytes, {read}; at least one for each word, "
         "at most one for each byte.",
-        f"Output: {basis.output_tokens:.0f} tokens an answer, the mean of "
-        f"{basis.measured_output:,} in the ledger; at most "
+        f"Output: {basis.output_tokens:.0f} tokens an answer, "
+        + (
+            f"the mean of {basis.measured_output:,} in the ledger"
+            if basis.measured_output
+            else "as given by --answer-tokens"
+        )
+        + "; at most "
         f"teacher.max_tokens={options.max_tokens}."
         if basis.output_tokens is not None
         else f"Output: the ledger has no answer by '{options.model}' yet, so every answer is "

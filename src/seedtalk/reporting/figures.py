@@ -355,15 +355,17 @@ def losses(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame
-        With ``step``, ``loss`` and ``eval_loss``, either null where not measured at a step.
+        With ``step``, ``loss`` and ``eval_loss``, either null where not measured at a step;
+        step 0 is the untouched model.
     """
     with style():
         figure, axes = _axes(2.6)
         train = frame.dropna(subset=["loss"])
         valid = frame.dropna(subset=["eval_loss"])
         axes.plot(train["step"], train["loss"], color="#9aa0a8", lw=1.2, label="train")
-        if len(valid):
-            best = valid.iloc[int(valid["eval_loss"].to_numpy().argmin())]
+        if (valid["step"] > 0).any():
+            saved = valid[valid["step"] > 0]  # step 0 is the untouched model
+            best = saved.iloc[int(saved["eval_loss"].to_numpy().argmin())]
             axes.plot(
                 valid["step"],
                 valid["eval_loss"],

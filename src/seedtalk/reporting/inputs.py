@@ -68,6 +68,31 @@ SYNTHESIS = (
     "distinct_items",
     "distinct_targets",
 )
+QUALITY = (
+    "dialogues",
+    "fidelity_dialogues",
+    "fidelity",
+    "fidelity_others",
+    "fidelity_recall_1",
+    "fidelity_mrr",
+    "fidelity_auc",
+    "fidelity_words",
+    "distinct_1",
+    "distinct_2",
+    "self_bleu",
+    "pairwise_cosine",
+    "vocabulary",
+    "compression_ratio",
+    "opening_share",
+    "style_entropy",
+    "items",
+    "targets",
+    "target_share",
+    "target_entropy",
+    "target_gini",
+    "genre_share",
+)
+NEARNESS = ("target_coverage", "nearest_cosine", "separability", "a_distance", "length_ratio")
 
 
 @dataclass(frozen=True)
@@ -146,6 +171,7 @@ class Evidence:
     points: pd.DataFrame
     teacher: dict[str, Any]
     synthesis: dict[str, Any]
+    quality: dict[str, float | None]
     losses: dict[str, pd.DataFrame]
     train: list[Dialogue]
     valid: list[Dialogue]
@@ -171,6 +197,7 @@ def read_evidence(
     points: Path,
     teacher: Path,
     synthesis: Path,
+    quality: Path,
     losses: Path,
     dialogues: Path,
     reviews: Path,
@@ -189,6 +216,8 @@ def read_evidence(
         ``<student>-<tuning>-blend-<benchmark>`` and ``baselines-<benchmark>`` among them.
     corpus, selection, teacher, synthesis
         The counts that ingest, select, generate and curate wrote.
+    quality
+        What audit measured.
     gain, gains, overlap, points
         The gain of each pick, of the chosen strategy and of all; the picks that two strategies
         share; the map of pool and seeds.
@@ -216,10 +245,11 @@ def read_evidence(
         points=_points(points),
         teacher=_mapping(teacher, TEACHER, "generate"),
         synthesis=_mapping(synthesis, SYNTHESIS, "curate"),
+        quality=_quality(quality, benchmarks),
         losses={
             f"{student}-{tuning}": _csv(
                 losses / f"{student}-{tuning}.csv",
-                ["step", "loss", "eval_loss"],
+                ["step", "loss", "eval_loss", "context_loss"],
                 f"finetune@{student}-{tuning}",
             )
             for student, tuning in matrix
@@ -376,6 +406,20 @@ def _mapping(path: Path, keys: Sequence[str], stage: str) -> dict[str, Any]:
                 raise InputError(f"{at(path, field=key)}: missing; run `dvc repro {stage}`")
             place = place[part]
     return value
+
+
+def _quality(path: Path, benchmarks: Sequence[str]) -> dict[str, float | None]:
+    keys = [*QUALITY, *(audited(name, key) for name in benchmarks for key in NEARNESS)]
+    value = _mapping(path, keys, "audit")
+    for key in keys:
+        if not isinstance(value[key], int | float | None):
+            raise InputError(f"{at(path, field=key)}: no number there; run `dvc repro audit`")
+    return value
+
+
+def audited(benchmark: str, name: str) -> str:
+    """Return the name in ``results/quality.json`` of a measure on one benchmark."""
+    return f"{benchmark.replace('.', '_')}_{name}"
 
 
 def _jsonl(path: Path, model: Any) -> list[Any]:

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from seedtalk.records import display_title
-from seedtalk.reporting import figures, tables, words
-from seedtalk.reporting.inputs import SLICES, Benchmark, Evidence, System
+from seedtalk.records import Dialogue, display_title
+from seedtalk.reporting import figures, signatures, tables, words
+from seedtalk.reporting.inputs import NEARNESS, SLICES, Benchmark, Evidence, System, audited
 from seedtalk.reporting.tables import Comparison
 
 REVIEW_CHARS = 700
@@ -32,7 +32,54 @@ KINDS = {
 }
 TAGS = {"tuned": "tuned", "zero-shot": "untouched", "blend": "with signals", "baseline": ""}
 INVENTED = 10  # titles
+# What audit measures, in the page's words: the heading, then name and words of each number.
+QUALITY = (
+    (
+        "Faithful to the review",
+        (
+            ("fidelity_dialogues", "dialogues held against reviews"),
+            ("fidelity", "cosine to the own review, mean"),
+            ("fidelity_others", "to the others, mean"),
+            ("fidelity_auc", "own review before another (.5 is luck)"),
+            ("fidelity_recall_1", "own review first of all"),
+            ("fidelity_mrr", "mean reciprocal rank of the own"),
+            ("fidelity_words", "content words found in the review"),
+        ),
+    ),
+    (
+        "Diverse",
+        (
+            ("distinct_1", "distinct-1"),
+            ("distinct_2", "distinct-2"),
+            ("self_bleu", "self-BLEU"),
+            ("pairwise_cosine", "cosine of two requests, mean"),
+            ("vocabulary", "vocabulary, words"),
+            ("compression_ratio", "compression ratio"),
+            ("opening_share", "most common opening"),
+            ("style_entropy", "entropy of the styles, nats"),
+        ),
+    ),
+    (
+        "Covering the catalogue",
+        (
+            ("items", "items asked after"),
+            ("targets", "items recommended"),
+            ("target_share", "of the catalogue"),
+            ("target_entropy", "evenness (1 is even)"),
+            ("target_gini", "Gini index (0 is even)"),
+            ("genre_share", "genres recommended"),
+        ),
+    ),
+)
+NEAR = {
+    "target_coverage": "targets learnt",
+    "nearest_cosine": "nearest, cosine",
+    "separability": "told apart, AUC",
+    "a_distance": "A-distance",
+    "length_ratio": "length ratio",
+}
 TITLE_CHARS = 80
+REAL = "real"  # the teacher of a dialogue between people, as seedtalk.real writes it
 COMMANDS = """make setup                                   # the environment
 make repro                                   # the data, then every stage that changed
 dvc metrics show                             # the means of this page
@@ -78,9 +125,14 @@ def render(
         whole=words.whole,
         percent=words.percent,
     )
+    found = signatures.find(evidence, compared)
+    verdict = words.verdict(evidence, compared, headline)
+    if failures := signatures.told(found):
+        verdict.insert(-1, failures)  # before what made the dialogues
     return environment.get_template("report.html.j2").render(
         title=words.title(evidence, compared, headline),
-        verdict=words.verdict(evidence, compared, headline),
+        verdict=verdict,
+        signatures=found,
         headline=headline,
         benchmarks=[
             _benchmark(benchmark, compared[benchmark.name], headline, number)
@@ -89,6 +141,7 @@ def render(
         corpus=_corpus(evidence),
         selection=_selection(evidence),
         synthesis=_synthesis(evidence),
+        quality=_quality(evidence),
         training=_training(evidence),
         examples=_examples(evidence, examples),
         commands=COMMANDS,
@@ -524,6 +577,25 @@ def _synthesis(evidence: Evidence) -> dict[str, Any]:
     }
 
 
+def _quality(evidence: Evidence) -> dict[str, Any]:
+    """Return what audit measured: three lists of facts, and a row for each benchmark."""
+    quality = evidence.quality
+    return {
+        "groups": [
+            (heading, [(about, _told(quality[name])) for name, about in group])
+            for heading, group in QUALITY
+        ],
+        "columns": [NEAR[name] for name in NEARNESS],
+        "rows": [
+            (
+                benchmark.name,
+                [_told(quality[audited(benchmark.name, name)]) for name in NEARNESS],
+            )
+            for benchmark in evidence.benchmarks
+        ],
+    }
+
+
 def _nearest(cosine: float | None) -> str:
     """Return how alike the likest dialogue and evaluation conversation are."""
     return "not measured" if cosine is None else f"{cosine:.2f} at most"
@@ -548,7 +620,8 @@ def _training(evidence: Evidence) -> dict[str, Any]:
                 f"loss-{place}",
                 f"Training and validation loss of {name}.",
                 f"{name}: loss on the assistant's tokens. The model of the lowest validation loss "
-                "(filled) is the one kept; a rising validation curve means overfitting.",
+                "(filled) is the one kept; step 0 is the untouched model. A rising validation "
+                "curve means over-fitting.",
             )
         )
     text = (
@@ -568,13 +641,14 @@ def _examples(evidence: Evidence, count: int) -> dict[str, Any]:
     }
     return {
         "words": (
-            "Training dialogues beside the review each was made of, drawn by a hash of their id, "
-            "not picked by hand."
+            "Training dialogues, beside the review where one was made of it, drawn by a hash of "
+            "their id, not picked by hand."
         ),
         "dialogues": [
             {
-                "title": titles.get(dialogue.item_id, dialogue.item_id),
+                "title": titles.get(dialogue.item_id, "An item of another catalogue"),
                 "style": dialogue.style,
+                "origin": _origin(dialogue),
                 "review": words.shortened(str(texts.get(dialogue.review_id, "")), REVIEW_CHARS),
                 "messages": [m for m in dialogue.messages if m.role != "system"],
             }
@@ -589,6 +663,15 @@ def _examples(evidence: Evidence, count: int) -> dict[str, Any]:
             for record in tables.choose_rejected(evidence.quarantine, count)
         ],
     }
+
+
+def _origin(dialogue: Dialogue) -> str:
+    """Say where a dialogue without a review of this run is from; empty for one that has it."""
+    if dialogue.review_id:
+        return ""
+    if dialogue.teacher == REAL:
+        return "A real dialogue, between people."
+    return "From another domain's run; its review is not in this corpus."
 
 
 def _main_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

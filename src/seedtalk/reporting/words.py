@@ -187,6 +187,13 @@ def _standing(baselines: Sequence[Comparison]) -> list[str]:
 def teacher(evidence: Evidence) -> str:
     """Say which teacher and data made the dialogues."""
     corpus, told, synthesis = evidence.corpus, evidence.teacher, evidence.synthesis
+    if transfer := synthesis.get("transfer"):
+        return (
+            f"The {whole(transfer['train'])} training dialogues are another domain's "
+            "(curate.train_on is transfer), made by the teacher "
+            f"{listed(list(transfer['teachers']))}. "
+            f"Nothing made of this domain's reviews ({corpus['source']}) was learnt."
+        )
     words = [
         f"The {whole(synthesis['train'])} training dialogues were made of "
         f"{whole(told['requests'])} "

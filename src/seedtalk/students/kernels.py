@@ -85,9 +85,33 @@ def head_loss(model: Any) -> Callable[[Any, Any], Any] | None:
     scale /= getattr(config, "logits_scaling", None) or 1.0
 
     def loss(hidden: Any, targets: Any) -> Any:
-        return _head_function().apply(hidden, head.weight, head.bias, targets, scale, cap)
+        inputs = [hidden, head.weight, head.bias]
+        if not torch.is_grad_enabled():  # else gradients that nobody asks for would be taken
+            inputs = [None if tensor is None else tensor.detach() for tensor in inputs]
+        return _head_function().apply(*inputs, targets, scale, cap)
 
     return loss
+
+
+def logits_loss(logits: Any, targets: Any, kept: Any) -> Any:
+    """Return the summed cross-entropy of some positions, in float32 a few rows at a time.
+
+    Parameters
+    ----------
+    logits
+        Shape (rows, positions, vocabulary), of any float type.
+    targets, kept
+        Shape (rows, positions): the tokens that follow, and which of them count.
+    """
+    import torch
+
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    for places in kept.nonzero().split(max(16, HEAD_VALUES // logits.shape[-1])):
+        row, position = places.unbind(1)
+        total += torch.nn.functional.cross_entropy(
+            logits[row, position].float(), targets[row, position], reduction="sum"
+        )
+    return total
 
 
 @functools.cache

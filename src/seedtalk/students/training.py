@@ -10,6 +10,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,26 @@ from seedtalk.students.loading import (
     save_whole,
     write_manifest,
 )
+from seedtalk.students.processes import Processes, join, levelled, processes, share, together
 from seedtalk.students.templates import IGNORED, encode_example, format_answer, parse_answer
 
 POOL = 8  # batches that are sorted by length together
+LOSSES = ("loss", "eval_loss", "context_loss")  # of a Step, in its order
 
 
 @dataclass(frozen=True)
 class Step:
-    """A row of the training history; a loss that was not taken at the step is None."""
+    """A row of the training history; a loss that was not taken at the step is None.
+
+    Step 0 is the untouched model. It shows what the training changed, and decides nothing: the
+    weights kept and the early stop go by the looks after it.
+    """
 
     step: int
     epoch: float
     loss: float | None  # mean over the labelled tokens since the last row, in nats
     eval_loss: float | None  # the same over the valid dialogues
+    context_loss: float | None  # over their other tokens, which are read but not learnt
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,9 @@ class History:
 
     @property
     def best(self) -> float | None:
-        """The lowest validation loss, which is that of the saved weights."""
-        return min((s.eval_loss for s in self.steps if s.eval_loss is not None), default=None)
+        """The lowest validation loss after step 0, which is that of the saved weights."""
+        looks = (s.eval_loss for s in self.steps if s.step and s.eval_loss is not None)
+        return min(looks, default=None)
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the fields of each step as text, empty where unknown, for a CSV file."""
@@ -93,7 +102,12 @@ def finetune(
     set, and what a student would name first is what it is scored by: with ``answer_titles`` some
     titles are drawn anew at every pass, in a drawn order. At every look at the
     validation loss a checkpoint is kept under ``<cache_dir>/checkpoints/``, so that a killed run
-    goes on from its last look and ends in the same weights.
+    goes on from its last look and ends in the same weights. A look before the first step tells
+    the losses of the untouched model; it leaves what is learnt as it is.
+
+    Where ``accelerate launch`` has started several processes, each learns its part of every step
+    and the main one writes. The losses are those of one process: without dropout, and up to the
+    order in which numbers are added.
 
     Parameters
     ----------
@@ -123,20 +137,28 @@ def finetune(
     ------
     InputError
         When no dialogue of a split fits ``finetune.max_length``, a split is empty, the device
-        does not support the precision, or the student cannot learn from packed rows.
+        does not support the precision, the student cannot learn from packed rows, or several
+        processes cannot share a step.
     RunError
-        When the loss is no longer finite, or memory runs out.
+        When the loss is no longer finite, memory runs out, or several processes would learn what
+        another run is learning.
     """
+    group = processes()
+    if tuning == "full":
+        params = params.model_copy(update={"learning_rate": params.full_learning_rate})
     if tuning == "zero-shot":
-        return zero_shot(base, out)
+        return zero_shot(base, out) if group.main else History([], 0, 0, 0)
     import torch
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
     from transformers import set_seed
 
+    join(group)
     check_precision(params.precision)
     # The weights stay in fp32 while they learn; bf16 or fp16 is what products are computed in.
     model, tokenizer = load_base(base, cache_dir=cache_dir)
     digest = _digest(train, valid, model, params, tuning, seed)
+    if group.count > 1:  # a checkpoint holds the random state of each
+        digest += f"-{group.count}"
     checkpoints = (cache_dir / "checkpoints" / digest).resolve()
     told, taught, skipped = _examples(tokenizer, train, params.max_length, "train")
     asked, checked, more = _examples(tokenizer, valid, params.max_length, "valid")
@@ -160,31 +182,42 @@ def finetune(
     else:
         model.requires_grad_(True)
     total = math.ceil(len(order) / (params.batch_size * params.gradient_accumulation))
-    watch = _Watch(len(order) / len(taught) / total, params.patience, on_step)
+    follow = on_step if group.main else None
+    watch = _Watch(len(order) / len(taught) / total, params.patience, follow)
     lock = cache_dir / "locks" / digest
     lock.parent.mkdir(parents=True, exist_ok=True)
-    # Two experiments that differ further down may learn the same thing at the same time.
-    with FileLock(lock):
+    with ExitStack() as held:
+        # Two experiments that differ further down may learn the same thing at the same time. One
+        # process waits for the other; of several, the rest would give up waiting for the one.
+        try:
+            if group.main:
+                held.enter_context(FileLock(lock, timeout=-1 if group.count == 1 else 0))
+        except Timeout as error:
+            raise RunError(
+                f"another run is learning the same from {base}; start again when it is over"
+            ) from error
         try:
             with bar(f"fine-tuning {base}", total) as shown, quiet():
                 loss = _Loss(model, checked, packing=params.packing)
+                last = _last_checkpoint(checkpoints)
                 trainer = _trainer(
                     model, loss, passes, checked, params, total, seed,
-                    checkpoints, _callbacks(watch, shown),
+                    checkpoints, _callbacks(watch, shown), group, untouched=last is None,
                 )  # fmt: skip
-                last = _last_checkpoint(checkpoints)
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
         except torch.OutOfMemoryError as error:
             raise RunError(
                 "out of GPU memory; lower finetune.batch_size or finetune.max_length, or set "
                 "finetune.gradient_checkpointing=true"
             ) from error
-        with atomic_dir(out) as folder:
-            if tuning == "lora":
-                _save_adapter(trainer.model, folder, base)
-            else:
-                save_whole(trainer.model, tokenizer, folder, base)
-        shutil.rmtree(checkpoints)
+        trainer.accelerator.wait_for_everyone()  # until all have read the best weights again
+        if group.main:
+            with atomic_dir(out) as folder:
+                if tuning == "lora":
+                    _save_adapter(trainer.model, folder, base)
+                else:
+                    save_whole(trainer.model, tokenizer, folder, base)
+            shutil.rmtree(checkpoints)
     logs = trainer.state.log_history
     if watch.stops(logs):  # a run resumed after its stop has made a step more
         logs = logs[: 1 + max(i for i, log in enumerate(logs) if "eval_loss" in log)]
@@ -330,9 +363,13 @@ def _trainer(
     seed: int,
     checkpoints: Path,
     callbacks: list[Any],
+    group: Processes,
+    *,
+    untouched: bool,
 ) -> Any:
+    """Return the trainer; `untouched` says that no step has been made, in no earlier run either."""
     import torch
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
     class LabelledTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         """Takes the loss from `_Loss`, and the validation loss over tokens, not over batches."""
@@ -345,30 +382,42 @@ def _trainer(
             num_items_in_batch: Any = None,
         ) -> Any:
             with self.accelerator.autocast():
-                total, count = loss(inputs)
-            return total / (count if num_items_in_batch is None else num_items_in_batch)
+                total, count = (loss if group.count == 1 else model)(inputs)
+            mean = total / (count if num_items_in_batch is None else num_items_in_batch)
+            return mean * group.count  # the gradients of several processes are averaged
+
+        def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+            if group.count == 1 or not training:
+                return super()._wrap_model(model, training, dataloader)
+            return together(model, loss)
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             self.model.eval()
-            sums = torch.zeros(2, dtype=torch.float64)
-            with torch.no_grad(), self.accelerator.autocast():
+            sums = torch.zeros(4, dtype=torch.float64)
+            # Reading the data draws a random number, which would change what is dropped out later.
+            aside = torch.random.fork_rng(devices=[], enabled=self.state.global_step == 0)
+            with aside, torch.no_grad(), self.accelerator.autocast():
                 for inputs in self.get_eval_dataloader():
-                    total, count = loss(self._prepare_inputs(inputs))
-                    sums += torch.stack([total, count]).double().cpu()
-            found = {"eval_loss": (sums[0] / sums[1]).item()}
+                    sums += torch.stack(loss.apart(self._prepare_inputs(inputs))).double().cpu()
+            sums = self.accelerator.reduce(sums.to(self.args.device))
+            own, labelled, context, others = sums.tolist()
+            found = {"eval_loss": own / labelled}
+            if others:
+                found["context_loss"] = context / others
             self.log(found)
             told = self.callback_handler.on_evaluate
             self.control: Any = told(self.args, self.state, self.control, found)
             return found
 
     look = max(1, math.ceil(total / params.evaluations))
+    batch, accumulation = share(params.batch_size, params.gradient_accumulation, group.count)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=1,  # the order holds every pass
         train_sampling_strategy="sequential",
-        per_device_train_batch_size=params.batch_size,
+        per_device_train_batch_size=batch,
         per_device_eval_batch_size=params.batch_size,
-        gradient_accumulation_steps=params.gradient_accumulation,
+        gradient_accumulation_steps=accumulation,
         learning_rate=params.learning_rate,
         warmup_steps=min(params.warmup_steps, total // 2),
         bf16=params.precision == "bf16",
@@ -376,6 +425,7 @@ def _trainer(
         activation_checkpointing=params.gradient_checkpointing,
         remove_unused_columns=False,
         eval_strategy="steps",
+        eval_on_start=untouched,
         eval_steps=look,
         save_strategy="steps",
         save_steps=look,
@@ -393,15 +443,22 @@ def _trainer(
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # the trainer would part each batch among the GPUs it sees
+    # `accelerate launch` has a precision of its own, and mpirun other names for its processes.
+    arguments.mixed_precision = "no" if params.precision == "fp32" else params.precision
+    if arguments.world_size != group.count:
+        raise InputError("several processes can be started by `accelerate launch` or torchrun only")
     trainer = LabelledTrainer(
         model=model,
-        train_dataset=ordered,
-        eval_dataset=checked,
+        train_dataset=levelled(ordered, batch * accumulation * group.count, group),
+        eval_dataset=levelled(checked, params.batch_size * group.count, group),
         data_collator=functools.partial(_collate, packing=params.packing),
         callbacks=callbacks,
         args=arguments,
     )
     trainer.remove_callback(PrinterCallback)
+    if group.count > 1:
+        trainer.model_accepts_loss_kwargs = True  # the loss is a mean over all processes' labels
+        set_seed(seed + group.rank)  # each drops out its own
     return trainer
 
 
@@ -428,6 +485,19 @@ def _collate(examples: Sequence[dict[str, list[int]]], *, packing: bool) -> dict
         "input_ids": pad(rows, batch_first=True),
         "labels": pad(labels, batch_first=True, padding_value=IGNORED),
     }
+
+
+def _context(batch: dict[str, Any]) -> Any:
+    """Return which tokens but the first have no label and are no padding, shape (rows, n - 1).
+
+    Every example ends in the assistant's words: what lies behind a row's last label is padding.
+    The first token of a packed part follows nothing.
+    """
+    labelled = batch["labels"][:, 1:] != IGNORED
+    found = (labelled.flip(1).cumsum(1).flip(1) > 0) & ~labelled
+    for start in batch.get("parts", [0])[1:-1]:
+        found[:, start - 1] = False
+    return found
 
 
 class _Loss:
@@ -475,15 +545,34 @@ class _Loss:
         """Return the sum of the losses (float32, nats) and the number of labelled tokens."""
         if not self._head:
             return self._of_model(inputs)
-        given = {name: value for name, value in inputs.items() if name != "labels"}
         targets = inputs["labels"][:, 1:]
         kept = targets != IGNORED
-        hidden = self._model.get_decoder()(**given, use_cache=False).last_hidden_state[:, :-1]
-        return self._head(hidden[kept], targets[kept]), kept.sum()
+        return self._head(self._hidden(inputs)[kept], targets[kept]), kept.sum()
+
+    def apart(self, inputs: dict[str, Any]) -> list[Any]:
+        """Return what a call does, then the same of the tokens without a label, from one pass.
+
+        Their logits are in memory a few rows at a time, where the head is known.
+        """
+        following, others = inputs["input_ids"][:, 1:], _context(inputs)
+        kept = inputs["labels"][:, 1:] != IGNORED
+        if self._head:
+            hidden = self._hidden(inputs)
+            own, context = (self._head(hidden[mask], following[mask]) for mask in (kept, others))
+        else:
+            found = self._model(**inputs, use_cache=False)
+            own = _of_labels(found, kept.sum())
+            context = kernels.logits_loss(found.logits[:, :-1], following, others)
+        return [own, kept.sum(), context, others.sum()]
+
+    def _hidden(self, inputs: dict[str, Any]) -> Any:
+        """Return the last hidden state of each position but the last."""
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        return self._model.get_decoder()(**given, use_cache=False).last_hidden_state[:, :-1]
 
     def _of_model(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
         count = (inputs["labels"][:, 1:] != IGNORED).sum()
-        return self._model(**inputs, use_cache=False).loss * count, count
+        return _of_labels(self._model(**inputs, use_cache=False), count), count
 
     def _placed(self, batch: dict[str, Any]) -> dict[str, Any]:
         place = self._model.device
@@ -508,6 +597,11 @@ class _Loss:
         )
 
 
+def _of_labels(found: Any, count: Any) -> Any:
+    """Return the sum of a model's own losses; a batch of fillings alone has no mean."""
+    return found.loss * count if count else found.logits.sum() * 0
+
+
 class _Watch:
     """Hands rows on as they are logged, and says when the validation loss has stopped falling."""
 
@@ -527,7 +621,7 @@ class _Watch:
             When a loss is not finite.
         """
         for step in _history([log], self.epochs_per_step):
-            for loss in (step.loss, step.eval_loss):
+            for loss in (step.loss, step.eval_loss, step.context_loss):
                 if loss is not None and not math.isfinite(loss):
                     raise RunError(
                         f"the loss is {loss} at step {step.step}; lower finetune.learning_rate"
@@ -536,8 +630,12 @@ class _Watch:
                 self._on_step(step)
 
     def stops(self, log_history: Sequence[dict[str, Any]]) -> bool:
-        """Return whether the last `patience` looks have brought no better loss."""
-        losses = [log["eval_loss"] for log in log_history if "eval_loss" in log]
+        """Return whether the last `patience` looks have brought no better loss.
+
+        The look at step 0 is none of them: a rate that warms up may lose a little at first, and
+        there are no weights to go back to.
+        """
+        losses = [log["eval_loss"] for log in log_history if "eval_loss" in log and log["step"]]
         return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self._patience
 
 
@@ -565,14 +663,13 @@ def _callbacks(watch: _Watch, shown: Bar) -> list[Any]:
 
 
 def _history(log_history: Sequence[dict[str, Any]], epochs_per_step: float) -> list[Step]:
-    """Return one row a step: what the trainer logged of the loss and the validation loss."""
-    rows: dict[int, dict[str, Any]] = {}
+    """Return one row a step: what the trainer logged of the losses."""
+    rows: dict[int, dict[str, float]] = {}
     for log in log_history:
-        found: dict[str, Any] = {k: log[k] for k in ("loss", "eval_loss") if k in log}
-        if found:
+        if found := {name: log[name] for name in LOSSES if name in log}:
             rows.setdefault(log["step"], {}).update(found)
     return [
-        Step(step, round(step * epochs_per_step, 4), row.get("loss"), row.get("eval_loss"))
+        Step(step, round(step * epochs_per_step, 4), *(row.get(name) for name in LOSSES))
         for step, row in sorted(rows.items())
     ]
 

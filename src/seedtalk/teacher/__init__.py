@@ -39,8 +39,11 @@ class Backend(Protocol):
         ledger: Ledger,
         *,
         prices: Price | None,
-    ) -> list[Outcome]:
-        """Return a chat completion, or why there is none, for each request."""
+    ) -> Iterator[Outcome]:
+        """Have all requests answered, then yield a chat completion, or why there is none, of each.
+
+        What is yielded is read from the ledger, in the order of the requests, as it is taken.
+        """
         ...
 
 
@@ -79,6 +82,7 @@ class Requests(Sequence[dict[str, Any]]):
             raise InputError(f"{path}: no request in it; run the prompt stage")
         self._file = path.open("rb")
         self._starts = array("q")
+        self._last: tuple[int, dict[str, Any]] = (-1, {})
         start = 0
         for raw in self._file:
             if raw.removeprefix(b"\xef\xbb\xbf").strip():
@@ -95,9 +99,11 @@ class Requests(Sequence[dict[str, Any]]):
     def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
-        self._file.seek(self._starts[place])
-        found: dict[str, Any] = json.loads(self._file.readline().decode("utf-8-sig"))
-        return found
+        start = self._starts[place]
+        if start != self._last[0]:  # id and body of a request are asked for one after the other
+            self._file.seek(start)
+            self._last = start, json.loads(self._file.readline().decode("utf-8-sig"))
+        return self._last[1]
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -184,6 +190,9 @@ def stream(
 ) -> dict[str, Any]:
     """Have every request answered, and write the answers one by one.
 
+    Neither requests nor answers are held: of a request its key and where it lies are, and why
+    it failed where it did.
+
     Parameters
     ----------
     requests
@@ -213,21 +222,28 @@ def stream(
     Raises
     ------
     InputError, RunError
-        See the backends and `prices.price_of`; RunError also when not one request was answered,
-        which is known, and raised from the lines, at the last of them.
+        See the backends and `prices.price_of`. RunError also from the lines: when an answer has
+        gone from the ledger since it was paid for, and, at the last of them, when not one
+        request was answered.
     """
     bodies = _Bodies(requests)
     free = params.backend == "extractive"
     if not free:
         check_model(requests, params)
     price = Price(0.0, 0.0) if free else price_of(params, params.prices)
-    outcomes: Iterable[Outcome]
-    if free:
-        outcomes, calls, paid = _compose(bodies, seed), 0, 0.0
-    else:
-        outcomes, (calls, paid) = _answers(bodies, params, price, cache_dir, trace)
     tally = _Tally(price, params.backend == "batch")
-    write(_lines(requests, outcomes, tally))
+    if free:
+        calls, paid = 0, 0.0
+        write(_lines(requests, _compose(bodies, seed), tally))
+    else:
+        from seedtalk.teacher.ledger import Ledger
+
+        # Open until the last line is written: answers are read from it as they are needed.
+        with Ledger(cache_dir / LEDGER, reading=params.backend == "replay") as ledger:
+            outcomes = _answers(bodies, params, price, ledger, trace)
+            spent = ledger.spent()
+            calls, paid = spent.calls, spent.usd
+            write(_lines(requests, outcomes, tally))
     return {
         "backend": params.backend,
         "model": bodies[0]["model"],
@@ -294,24 +310,18 @@ def _answers(
     bodies: Sequence[Mapping[str, Any]],
     params: Teacher,
     price: Price | None,
-    cache_dir: Path,
+    ledger: Ledger,
     trace: Trace | None,
-) -> tuple[list[Outcome], tuple[int, float]]:
-    """Return the outcomes, and the calls and US dollars they took over all runs."""
-    from seedtalk.teacher.ledger import Ledger
+) -> Iterator[Outcome]:
+    """Have all requests answered; the run's are in the ledger's scope then."""
+    if params.backend == "replay":
+        from seedtalk.teacher import replay
 
-    with Ledger(cache_dir / LEDGER, reading=params.backend == "replay") as ledger:
-        if params.backend == "replay":
-            from seedtalk.teacher import openai, replay
-
-            outcomes = replay.answer_all(bodies, params, ledger)
-            ledger.scope(openai.keys_of(bodies, params))
-        else:
-            with _traced(ledger, bodies, params, trace):
-                outcomes = _paid(params).answer_all(bodies, params, ledger, prices=price)
-            _warn_of_overrun(ledger, params)
-        spent = ledger.spent()
-        return outcomes, (spent.calls, spent.usd)
+        return replay.answer_all(bodies, params, ledger)
+    with _traced(ledger, bodies, params, trace):
+        outcomes = _paid(params).answer_all(bodies, params, ledger, prices=price)
+    _warn_of_overrun(ledger, params)
+    return outcomes
 
 
 def _paid(params: Teacher) -> Backend:

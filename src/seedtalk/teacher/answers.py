@@ -102,6 +102,8 @@ def parsed(text: str, **hooks: Any) -> Any:
     many = text.count("[") + text.count("{") > MOST_NESTED
     level = [value] if many and isinstance(value, dict | list) else []
     for _ in range(MOST_NESTED):
+        if not level:
+            break
         within = (each.values() if isinstance(each, dict) else each for each in level)
         level = [one for each in within for one in each if isinstance(one, dict | list)]
     if level:

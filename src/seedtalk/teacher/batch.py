@@ -22,10 +22,11 @@ whichever run sent it, then sends what has no answer yet. Going on after a kill 
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ from seedtalk.params import Teacher
 from seedtalk.progress import Bar, bar
 from seedtalk.records import atomic_file
 from seedtalk.teacher import budget
-from seedtalk.teacher.answers import Outcome
+from seedtalk.teacher.answers import Failure, Outcome
 from seedtalk.teacher.batch_endpoint import ENDED, PASSING, Endpoint, connect, is_gone, wait
 from seedtalk.teacher.batch_lines import MOST_BYTES, LineError, chunks, request_line
 from seedtalk.teacher.batch_results import Harvest
@@ -52,8 +53,11 @@ from seedtalk.teacher.openai import (
     CallError,
     Dialect,
     Standing,
+    gone,
     judged,
     keys_of,
+    places_of,
+    reread,
     short,
     standing,
 )
@@ -85,24 +89,25 @@ def answer_all(
     ledger: Ledger,
     *,
     prices: Price | None,
-) -> list[Outcome]:
+) -> Iterator[Outcome]:
     """Answer every request, from the ledger where it can, else in a batch.
 
     Parameters
     ----------
     bodies
-        Bodies of chat requests; equal ones share a line.
+        Bodies of chat requests, each read when it is needed; equal ones share a line.
     params
         Endpoint, caps, attempts, requests in a batch, seconds between looks at it.
     ledger
-        Kept open by the caller.
+        Kept open by the caller, until the last outcome is taken.
     prices
         Of the model, without what a batch takes off; None where unknown.
 
     Returns
     -------
-    list
-        For each request its answer, or the `Failure` it ended in for good.
+    iterator
+        For each request its answer, or the `Failure` it ended in for good. The batches are over
+        when this returns; see `openai.reread`.
 
     Raises
     ------
@@ -115,27 +120,30 @@ def answer_all(
         kept, a batch goes on at the endpoint, and the next run collects it.
     """
     keys = keys_of(bodies, params)
-    asked = dict(zip(keys, bodies, strict=True))
-    stands = {key: standing(key, body, params, ledger) for key, body in asked.items()}
-    ledger.scope([*asked, *(found.repair[0] for found in stands.values() if found.repair)])
-    answers = {
-        key: found.outcome
-        for key, found in stands.items()
-        if found.outcome is not None and _settled(found)
-    }
-    missing = {key: body for key, body in asked.items() if key not in answers}
+    failures: dict[str, Failure] = {}
+    missing: dict[str, int] = {}  # where the body of a request is, by key
+    repairs = []
+    for key, place in places_of(keys).items():
+        stands = standing(key, bodies[place], params, ledger)
+        if stands.repair is not None:
+            repairs.append(stands.repair[0])
+        if not _settled(stands):
+            missing[key] = place
+        elif isinstance(stands.outcome, Failure):
+            failures[key] = stands.outcome
+    ledger.scope([*keys, *repairs])
     if missing:
         with connect(params) as remote:
-            run = _Run(missing, params, ledger, prices, remote)
+            run = _Run(bodies, missing, params, ledger, prices, remote)
             run.all()
-        answers |= run.outcomes
+        failures |= run.failures
         if run.lost:
             last = next(reversed(run.lost.values()))
             raise RunError(
                 f"{len(run.lost)} of {len(bodies)} requests got no answer in {params.attempts} "
                 f"attempts (the last: {last}). {KEPT}"
             )
-    return [answers[key] for key in keys]
+    return reread(bodies, keys, failures, params, ledger)
 
 
 def _settled(stands: Standing) -> bool:
@@ -167,13 +175,15 @@ class _Run:
 
     def __init__(
         self,
-        bodies: Mapping[str, Mapping[str, Any]],
+        bodies: Sequence[Mapping[str, Any]],
+        places: Mapping[str, int],
         params: Teacher,
         ledger: Ledger,
         prices: Price | None,
         remote: Endpoint,
     ) -> None:
-        self._asked, self._params, self._ledger = bodies, params, ledger
+        self._bodies, self._places = bodies, places
+        self._params, self._ledger = params, ledger
         self._prices, self._remote = prices, remote
         self._endpoint = endpoint_of(params.base_url or DEFAULT_URL)
         self._folder = Path(f"{ledger.path}.batches")
@@ -181,16 +191,17 @@ class _Run:
         self._fresh: set[str] = set()  # tokens that no endpoint can know yet
         self._silent = 0  # looks in a row that failed
         self._asked_to_wait = 0.0  # seconds, by the endpoint at the last of them
-        self._bodies = dict(bodies)  # with those of repairs
-        self._sent: dict[str, Mapping[str, Any]] = {}  # as this run put them into a batch
+        self._repairs: dict[str, str] = {}  # key of the request, by that of its repair
         self._dialect = Dialect()
+        self._worded: dict[str, Dialect] = {}  # by key, what was known when it was last sent
         self._tries: Counter[str] = Counter()  # by key, those that brought no response
         self._errors: dict[str, CallError] = {}  # by key, what the last of them brought
         self._unrepaired: set[str] = set()  # keys of repairs that will not be made
         self._refused: str | None = None  # why nothing more may be sent
         self._queue_full: str | None = None
         self._taken_up = 0  # batches the endpoint did not turn away whole
-        self.outcomes: dict[str, Outcome] = {}
+        self._ended: set[str] = set()  # keys of the requests with an outcome
+        self.failures: dict[str, Failure] = {}
         self.lost: dict[str, CallError] = {}
 
     def all(self) -> None:
@@ -235,50 +246,68 @@ class _Run:
 
     # What to send
 
-    def _todo(self) -> dict[str, Mapping[str, Any]]:
-        """Return what is to be sent, by key; what needs no sending gets its outcome."""
-        todo = {}
-        for key, body in self._asked.items():
-            if key in self.outcomes or key in self.lost:
+    def _todo(self) -> list[str]:
+        """Return the keys of what is to be sent; what needs no sending has its outcome."""
+        todo = []
+        for key, place in self._places.items():
+            if key in self._ended or key in self.lost:
                 continue
-            stands = standing(key, body, self._params, self._ledger)
+            stands = standing(key, self._bodies[place], self._params, self._ledger)
             if stands.outcome is None:
                 # Responses without text were paid for: they count, whichever run asked.
                 if stands.faults + self._tries[key] < self._params.attempts:
-                    todo[key] = body
+                    todo.append(key)
                 else:
                     self.lost[key] = self._errors[key]
-            elif _settled(stands) or not (repair := self._repair(stands)):
-                self.outcomes[key] = stands.outcome
+            elif _settled(stands) or not (repair := self._repair(key, stands)):
+                self._ended.add(key)
+                if isinstance(stands.outcome, Failure):
+                    self.failures[key] = stands.outcome
             else:
-                todo |= repair
+                todo.append(repair)
         return todo
 
-    def _repair(self, stands: Standing) -> dict[str, Mapping[str, Any]]:
-        """Return the repair an answer needs, or nothing where it stands without."""
-        key, body = stands.repair or ("", {})
-        if key in self._unrepaired or self._tries[key] >= self._params.attempts:
-            return {}
-        if key not in self._bodies:
-            self._bodies[key] = body
-            self._ledger.widen(key)
-        return {key: body}
+    def _repair(self, key: str, stands: Standing) -> str | None:
+        """Return the key of the repair an answer needs; None where it stands without."""
+        repair, _ = stands.repair or ("", {})
+        if repair in self._unrepaired or self._tries[repair] >= self._params.attempts:
+            return None
+        if repair not in self._repairs:
+            self._repairs[repair] = key
+            self._ledger.widen(repair)
+        return repair
 
-    def _plan(self, todo: Mapping[str, Mapping[str, Any]]) -> None:
+    def _is_mine(self, key: str) -> bool:
+        return key in self._places or key in self._repairs
+
+    def _body(self, key: str) -> Mapping[str, Any]:
+        """Read what a request of this run, or a repair, asks: none is held."""
+        if key in self._places:
+            return self._bodies[self._places[key]]
+        whose = self._repairs[key]
+        stands = standing(whose, self._body(whose), self._params, self._ledger)
+        if stands.repair is None or stands.repair[0] != key:
+            raise gone(self._ledger, whose)
+        return stands.repair[1]
+
+    def _line(self, key: str) -> bytes:
+        return request_line(key, self._dialect.shaped(self._body(key)))
+
+    def _plan(self, todo: Sequence[str]) -> None:
         """Reserve the calls of `todo`, all or none, and put them down in batches."""
-        repairs = todo.keys() - self._asked.keys()
+        first = [key for key in todo if key in self._places]
         try:
             self._put_down(todo)
         except budget.CapReachedError:
-            if not repairs:
+            if len(first) == len(todo):
                 raise
             # An answer stands without its repair: the cap is better spent on what has none.
-            self._unrepaired |= repairs
-            if first := {key: body for key, body in todo.items() if key not in repairs}:
+            self._unrepaired.update(key for key in todo if key not in self._places)
+            if first:
                 self._put_down(first)
 
-    def _put_down(self, todo: Mapping[str, Mapping[str, Any]]) -> None:
-        self._sent = {key: self._dialect.shaped(body) for key, body in todo.items()}
+    def _put_down(self, todo: Sequence[str]) -> None:
+        self._worded = dict.fromkeys(todo, copy.copy(self._dialect))
         planned = None
         while planned is None:
             self._wait_for_calls(todo)
@@ -286,11 +315,11 @@ class _Run:
         self._fresh |= set(planned)
         for token, group in planned.items():
             with atomic_file(self._file(token), "wb") as file:
-                file.writelines(request_line(key, self._sent[key]) for key in group)
+                file.writelines(map(self._line, group))
 
-    def _planned(self, todo: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]] | None:
+    def _planned(self, todo: Sequence[str]) -> dict[str, list[str]] | None:
         """Reserve batches, by token; None where another run has just begun to call for one."""
-        sizes = {key: len(request_line(key, self._sent[key])) for key in todo}
+        sizes = {key: len(self._line(key)) for key in todo}
         with self._ledger.transaction():
             # Another run may have been quicker since the last look.
             elsewhere = {key for batch in self._open() for _, key, _ in batch.lines}
@@ -308,17 +337,18 @@ class _Run:
 
     def _reserve(self, planned: Mapping[str, list[str]]) -> None:
         keys = [key for group in planned.values() for key in group]
-        most = {key: budget.most(self._prices, self._bodies[key], batch=True) for key in keys}
+        most = {key: budget.most(self._prices, self._body(key), batch=True) for key in keys}
         self._check_caps(list(most.values()))
         for token, group in planned.items():
             lines = []
             for key in group:
+                body = self._body(key)
                 row = self._ledger.reserve(
                     key,
                     self._endpoint,
-                    self._bodies[key]["model"],
+                    body["model"],
                     most[key],
-                    body=self._bodies[key],
+                    body=body,
                     max_calls=0,  # checked for all of them together
                     max_usd=0.0,
                     batch=token,
@@ -366,7 +396,7 @@ class _Run:
         return [
             batch
             for batch in self._ledger.open_batches(self._endpoint)
-            if any(key in self._bodies for _, key, _ in batch.lines)
+            if any(self._is_mine(key) for _, key, _ in batch.lines)
         ]
 
     def _collect(self) -> None:
@@ -568,8 +598,9 @@ class _Run:
                 self._ledger.fail(row, error.recorded(again=again), 0.0 if free else None)
             self._note(batch, state="done")
         self._clear(batch)
-        for key in failed.keys() & self._bodies.keys():
-            self._mind(key, failed[key][1])
+        for key, (_, error, _) in failed.items():
+            if self._is_mine(key):
+                self._mind(key, error)
 
     def _mind(self, key: str, error: CallError) -> None:
         """Draw from a line that brought no response what follows for its request."""
@@ -581,7 +612,8 @@ class _Run:
 
     def _adapts(self, key: str, words: str) -> bool:
         """Learn from a refusal how to word requests; tells whether it is worth another batch."""
-        sent = self._sent.get(key, self._bodies.get(key)) or self._ledger.asked(key)
+        body = self._ledger.asked(key)
+        sent = body and self._worded.get(key, Dialect()).shaped(body)
         return sent is not None and self._dialect.adapts(sent, words)
 
     # Tools

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from seedtalk.teacher.ledger import Batch, Ledger
     from seedtalk.teacher.prices import Price
 
-COMMIT = 500  # results in one durable commit
+COMMIT, COMMIT_CHARACTERS = 500, 1 << 20  # results, and their length, in one durable commit
 
 
 class Harvest:
@@ -59,6 +59,7 @@ class Harvest:
         """
         told: set[str] = set()
         waiting: dict[str, str] = {}
+        length = 0
         self.unread = 0
         with aside.open("wb") as kept:
             for line in raw_lines(path):
@@ -74,13 +75,14 @@ class Harvest:
                     self._unknown.add(key)
                     kept.write(line)
                     continue
-                if key in waiting or len(waiting) == COMMIT:
+                if key in waiting or len(waiting) == COMMIT or length > COMMIT_CHARACTERS:
                     self._keep(waiting)
-                    waiting = {}
+                    waiting, length = {}, 0
                 if result.error is not None:
                     self.errors.setdefault(key, result.error)
                 elif result.raw is not None and self._is_news(key, result.raw):
                     waiting[key] = result.raw
+                    length += len(result.raw)
         self._keep(waiting)
         if not aside.stat().st_size:
             aside.unlink()

@@ -2,13 +2,14 @@
 
 It stands in for a black-box model where there is no key, no GPU and no network. From the
 review it takes what is said of aspects ("the acting is superb", "a slow burning plot"), what
-the film is said to be ("a tense thriller about two brothers") and one sentence that can stand
+the work is said to be ("a tense thriller about two brothers") and one sentence that can stand
 alone. Names, titles, years, plot with people in it and complaints are left out. Style and films
 come from the request; the recommendations are its candidates. Deterministic in (seed, request).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -21,6 +22,7 @@ import numpy as np
 from seedtalk.errors import InputError
 from seedtalk.records import sha256_text
 from seedtalk.teacher import lexicon
+from seedtalk.teacher.lexicon import FILM, Domain
 from seedtalk.titles import fold, title_key
 
 MAX_ASPECTS = 3
@@ -32,36 +34,6 @@ _WORD = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)*")
 _CLAUSE = re.compile(r"[,;:()!?\"]|\s-+\s|--|\.(?:\s|$)|\b(?:but|although|though|because)\b")
 _STATEMENT = re.compile(r"[;:()!?\"]|\s-+\s|--|\.(?:\s|$)|\b(?:but|although|though|because)\b")
 _YEAR_END = re.compile(r"\s*\((\d{4})\)$")
-_IS_A = re.compile(
-    r"^(?:this|it|the film|the movie|this film|this movie|this one)(?:'s| is| was)"
-    r" (?:\w+ly )?(?P<what>an? [^.!?]+)[.!]?$",
-    re.IGNORECASE,
-)
-_ABOUT = re.compile(
-    r"\b(?:story|tale|film|movie|drama|comedy|thriller)(?: is| was)? about "
-    r"(?P<what>(?:an?|two|three|four|five|some|love|family|friendship|the) [^.!?,;:()\"]+)",
-    re.IGNORECASE,
-)
-_LONGEST_FIRST = sorted(
-    lexicon.COUNT | lexicon.PLURAL | lexicon.MASS | set(lexicon.SINGULAR),
-    key=lambda aspect: (-len(aspect), aspect),
-)
-_ASPECT = "|".join(re.escape(aspect).replace(r"\ ", r"\s+") for aspect in _LONGEST_FIRST)
-_BEFORE = re.compile(
-    rf"(?P<words>(?:[\w'-]+,?\s(?:and\s)?){{1,5}}?)(?P<aspect>{_ASPECT})\b(?!-)", re.IGNORECASE
-)
-_AFTER = re.compile(
-    rf"\b(?P<aspect>{_ASPECT})(?P<between>(?: [\w'-]+){{0,4}}?) (?:is|are|was|were) "
-    r"(?P<words>[\w'-]+(?:(?:,? and|,)? [\w'-]+){0,3})",
-    re.IGNORECASE,
-)
-_WORK = "|".join(sorted(lexicon.WORKS))
-_WORK_BEFORE = re.compile(rf"(?P<words>(?:[\w'-]+,?\s){{1,6}}?)(?:{_WORK})\b", re.IGNORECASE)
-_WORK_AFTER = re.compile(
-    r"\b(?:film|movie|it|this one|book|game)(?:'s| is| was) "
-    r"(?P<words>[\w'-]+(?:(?:,? and|,)? [\w'-]+){0,4})",
-    re.IGNORECASE,
-)
 _PLURAL = re.compile(
     r"\b(?i:the|of|with|by|some|many|two|three|four|five|about|between|against|all|his|her|their)"
     r" (?P<word>[a-z]{4,}[^aius\W]s)\b"
@@ -108,7 +80,7 @@ TELLS = {
 }
 # Where the review has no more to say; the last one closes a talk.
 OPEN = (
-    ("Anything you'd rather not see?", "No, I'm open to anything else."),
+    ("{avoid}", "No, I'm open to anything else."),
     ("Does it have to be a recent one?", "No, the year doesn't matter."),
     ("Is there anything else I should know?", "No, that's all."),
 )
@@ -124,6 +96,72 @@ PLAIN = frozenset(
 
 
 @dataclass(frozen=True)
+class _Patterns:
+    """What is looked for in a review of one domain."""
+
+    is_a: re.Pattern[str]
+    about: re.Pattern[str]
+    before: re.Pattern[str]
+    after: re.Pattern[str]
+    work_before: re.Pattern[str]
+    work_after: re.Pattern[str]
+    works: frozenset[str]
+    count: frozenset[str]
+    plural: frozenset[str]
+    aspect_words: frozenset[str]
+    openers: frozenset[str]
+
+
+@functools.cache
+def _patterns(domain: Domain) -> _Patterns:
+    works = lexicon.WORKS | domain.works
+    mass, count = lexicon.MASS | domain.mass, lexicon.COUNT | domain.count
+    plural = lexicon.PLURAL | domain.plural
+    longest_first = sorted(
+        count | plural | mass | set(lexicon.SINGULAR), key=lambda aspect: (-len(aspect), aspect)
+    )
+    aspect = "|".join(re.escape(name).replace(r"\ ", r"\s+") for name in longest_first)
+    work = "|".join(sorted(works))
+    named = "|".join(map(re.escape, domain.named))
+    praised = "|".join(map(re.escape, domain.praised))
+    aspect_words = frozenset(word for name in count | plural | mass for word in name.split())
+    return _Patterns(
+        is_a=re.compile(
+            rf"^(?:this|it|(?:the|this) (?:{named})|this one)(?:'s| is| was)"
+            r" (?:\w+ly )?(?P<what>an? [^.!?]+)[.!]?$",
+            re.IGNORECASE,
+        ),
+        about=re.compile(
+            rf"\b(?:story|tale|{named}|drama|comedy|thriller)(?: is| was)? about "
+            r"(?P<what>(?:an?|two|three|four|five|some|love|family|friendship|the) "
+            r"[^.!?,;:()\"]+)",
+            re.IGNORECASE,
+        ),
+        before=re.compile(
+            rf"(?P<words>(?:[\w'-]+,?\s(?:and\s)?){{1,5}}?)(?P<aspect>{aspect})\b(?!-)",
+            re.IGNORECASE,
+        ),
+        after=re.compile(
+            rf"\b(?P<aspect>{aspect})(?P<between>(?: [\w'-]+){{0,4}}?) (?:is|are|was|were) "
+            r"(?P<words>[\w'-]+(?:(?:,? and|,)? [\w'-]+){0,3})",
+            re.IGNORECASE,
+        ),
+        work_before=re.compile(rf"(?P<words>(?:[\w'-]+,?\s){{1,6}}?)(?:{work})\b", re.IGNORECASE),
+        work_after=re.compile(
+            rf"\b(?:{praised}|it|this one)(?:'s| is| was) "
+            r"(?P<words>[\w'-]+(?:(?:,? and|,)? [\w'-]+){0,4})",
+            re.IGNORECASE,
+        ),
+        works=works,
+        count=count,
+        plural=plural,
+        aspect_words=aspect_words,
+        openers=(lexicon.OPENERS | lexicon.WANTED | lexicon.INTENSIFIERS | aspect_words)
+        - lexicon.LEANING,
+    )
+
+
+@dataclass(frozen=True)
 class Told:
     """What a request says, read back from its fenced blocks."""
 
@@ -135,6 +173,11 @@ class Told:
     candidates: list[str]
     style: dict[str, str]
     turns: int = 1
+
+    @property
+    def domain(self) -> Domain:
+        """The words of the works asked for."""
+        return lexicon.domain(self.thing)
 
 
 def answer(body: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
@@ -230,7 +273,7 @@ def compose(told: Told, rng: np.random.Generator) -> str:
         parts["liked"] = style["liked films as"].replace("{liked}", _and(told.liked))
     if "feel" not in order and not aspects:
         order.append("feel")  # without it the review would be unheard
-    feel = _feel(sentences, banned, aspects) if "feel" in order else ""
+    feel = _feel(sentences, banned, aspects, told.domain) if "feel" in order else ""
     if feel and not _repeats(feel, parts["wish"]):
         frame = FEELS[int(rng.integers(len(FEELS)))]
         parts["feel"] = frame.format(feel=feel, thing=told.thing)
@@ -260,10 +303,10 @@ def converse(told: Told, rng: np.random.Generator) -> list[str]:
     if told.liked:
         bits["liked"] = told.style["liked films as"].replace("{liked}", _and(told.liked))
     opened = "liked" in bits and "liked" in order and order.index("liked") < order.index("wish")
-    described = _described(sentences, banned)
-    about = _about(sentences, banned) or _and(_subjects(told.review, banned)[:2])
+    described = _described(sentences, banned, told.domain)
+    about = _about(sentences, banned, told.domain) or _and(_subjects(told.review, banned)[:2])
     heard = {word for phrase in aspects for word in _lower(phrase)}
-    tones = [tone for tone in _tones(sentences, banned) if tone not in heard][:2]
+    tones = [t for t in _tones(sentences, banned, told.domain) if t not in heard][:2]
     tones = [] if described else tones
     frames = "aspects" if any(" " in phrase for phrase in aspects) else "motifs"
     for topic, frame, said in (
@@ -274,7 +317,7 @@ def converse(told: Told, rng: np.random.Generator) -> list[str]:
         if said:
             words = _one(TELLS[frame], rng)
             bits[topic] = words.format(said=said, told=said[0].upper() + said[1:])
-    if feel := _feel(sentences, banned, aspects):
+    if feel := _feel(sentences, banned, aspects, told.domain):
         bits["feel"] = _one(FEELS[:3], rng).format(feel=feel, thing=told.thing)
 
     asked = [topic for topic in ("aspects", "liked", "tone", "about", "feel") if topic in bits]
@@ -307,7 +350,7 @@ def converse(told: Told, rng: np.random.Generator) -> list[str]:
     pairs += [*(OPEN[i] for i in rng.permutation(len(OPEN) - 1)), OPEN[-1]][-left:] if left else []
     for place, (question, reply) in enumerate(pairs):
         word = further[(place - 1) % len(further)] if place else _one(FIRST_WORDS, rng)
-        messages += [f"{word} {question}", reply]
+        messages += [f"{word} {question.format(avoid=told.domain.avoid)}", reply]
     messages[-1] = _closed(messages[-1], told.style)
     return messages
 
@@ -316,15 +359,16 @@ def _said_aspects(
     told: Told, sentences: Sequence[str], banned: frozenset[str], rng: np.random.Generator
 ) -> list[str]:
     """Return aspects to ask for: the review's, then a further review's, then motifs."""
-    aspects = _aspects(sentences, banned)
+    aspects = _aspects(sentences, banned, told.domain)
     if len(aspects) < 2:  # then another review of the same item may say more
         known = {_lower(phrase)[-1] for phrase in aspects}
         for other in told.further:
-            aspects += [a for a in _aspects(split(other), banned) if _lower(a)[-1] not in known]
+            more = _aspects(split(other), banned, told.domain)
+            aspects += [a for a in more if _lower(a)[-1] not in known]
     aspects = _pick(aspects, rng)
     if len(aspects) < 2:
         reviews = " ".join([told.review, *told.further])
-        aspects += _motifs(reviews, banned)[: 2 - len(aspects)]
+        aspects += _motifs(reviews, banned, told.domain)[: 2 - len(aspects)]
     return aspects
 
 
@@ -365,8 +409,8 @@ def _wish(
     rng: np.random.Generator,
 ) -> str:
     """Return the opening and what is looked for, as a sentence."""
-    described = _described(sentences, banned)
-    about = _about(sentences, banned) or _and(_subjects(told.review, banned)[:2])
+    described = _described(sentences, banned, told.domain)
+    about = _about(sentences, banned, told.domain) or _and(_subjects(told.review, banned)[:2])
     if described and rng.random() < 0.7:
         what = described
         said = set(_lower(what))
@@ -374,8 +418,8 @@ def _wish(
         if further and " with " not in what and " about " not in what and len(what) < 60:
             what += " with " + _and(further[:2])
     else:
-        tones = _tones(sentences, banned) or [
-            t for o in told.further for t in _tones(split(o), banned)
+        tones = _tones(sentences, banned, told.domain) or [
+            t for o in told.further for t in _tones(split(o), banned, told.domain)
         ]
         what = _kind(told, tones, aspects, rng)
         if about and rng.random() < 0.8:
@@ -401,12 +445,13 @@ def _kind(
     return _a(f"{_and(chosen)} {genre if genre and rng.random() < 0.7 else told.thing}")
 
 
-def _tones(sentences: Sequence[str], banned: frozenset[str]) -> list[str]:
+def _tones(sentences: Sequence[str], banned: frozenset[str], domain: Domain = FILM) -> list[str]:
     """Return adjectives said of the whole work, telling ones first: ["dark", "moving"]."""
+    known = _patterns(domain)
     found: list[str] = []
     for sentence in sentences:
         for clause in _STATEMENT.split(sentence):
-            for pattern, tail in ((_WORK_BEFORE, True), (_WORK_AFTER, False)):
+            for pattern, tail in ((known.work_before, True), (known.work_after, False)):
                 for match in pattern.finditer(clause):
                     words = _lower(match["words"])
                     before = _lower(clause[: match.start()])[-4:] + words
@@ -421,10 +466,10 @@ def _tones(sentences: Sequence[str], banned: frozenset[str]) -> list[str]:
     return [word for word in dict.fromkeys(found) if word not in banned]
 
 
-def _described(sentences: Sequence[str], banned: frozenset[str]) -> str:
-    """Return what a sentence says the film is: "a tense thriller that keeps you guessing"."""
+def _described(sentences: Sequence[str], banned: frozenset[str], domain: Domain = FILM) -> str:
+    """Return what a sentence says the work is: "a tense thriller that keeps you guessing"."""
     for sentence in sentences:
-        found = _IS_A.match(sentence)
+        found = _patterns(domain).is_a.match(sentence)
         if not found:
             continue
         what = found["what"].rstrip(" .!,")
@@ -435,20 +480,19 @@ def _described(sentences: Sequence[str], banned: frozenset[str]) -> str:
             3 <= len(words) <= 18
             and _usable(what, banned)
             and not set(words) & (lexicon.PERSONAL | lexicon.NEGATIONS - {"never"})
-            and any(word in lexicon.WORKS for word in words[1:7])
+            and any(word in _patterns(domain).works for word in words[1:7])
             and any(word in lexicon.WANTED or word in lexicon.LIKED for word in words[1:6])
-            and not {"movie", "film", "one", "example", "sequel", "remake", "shame"}
-            & set(words[-1:])
+            and not {*domain.named, "one", "example", "sequel", "remake", "shame"} & set(words[-1:])
             and "sequel" not in words
         ):
             return what[0].lower() + what[1:]
     return ""
 
 
-def _about(sentences: Sequence[str], banned: frozenset[str]) -> str:
+def _about(sentences: Sequence[str], banned: frozenset[str], domain: Domain = FILM) -> str:
     """Return what the story is about, where it is told in a clause without names."""
     for sentence in sentences:
-        for found in _ABOUT.finditer(sentence):
+        for found in _patterns(domain).about.finditer(sentence):
             what = _CLAUSE.split(found["what"], maxsplit=1)[0].strip()
             ended = sentence[found.start("what") + len(what) :].lstrip()[:1]
             words = _lower(what)
@@ -469,22 +513,24 @@ def _subjects(review: str, banned: frozenset[str]) -> list[str]:
     return [word for word, count in counts.most_common() if count > 1]
 
 
-def _motifs(review: str, banned: frozenset[str]) -> list[str]:
+def _motifs(review: str, banned: frozenset[str], domain: Domain = FILM) -> list[str]:
     """Return what there is to see, told more than once: "soldiers", "trains"."""
-    known = lexicon.EMPTY_PLURALS | lexicon.PLURAL | lexicon.PERSONAL | lexicon.DISLIKED | banned
+    plural = _patterns(domain).plural
+    known = lexicon.EMPTY_PLURALS | plural | lexicon.PERSONAL | lexicon.DISLIKED | banned
     found = (match["word"] for match in _PLURAL.finditer(review))
     counts = Counter(word for word in found if word not in known)
     return [word for word, count in counts.most_common() if count > 1]
 
 
-def _aspects(sentences: Sequence[str], banned: frozenset[str]) -> list[str]:
+def _aspects(sentences: Sequence[str], banned: frozenset[str], domain: Domain = FILM) -> list[str]:
     """Return noun phrases such as "a gripping plot", each aspect once, in the review's order."""
+    known = _patterns(domain)
     phrases: dict[str, str] = {}
     for sentence in sentences:
         for clause in _STATEMENT.split(sentence):
-            for pattern in (_AFTER, _BEFORE):
+            for pattern in (known.after, known.before):
                 for found in pattern.finditer(clause):
-                    if pattern is _BEFORE:
+                    if pattern is known.before:
                         words = _describing(_lower(found["words"]), tail=True)
                     else:
                         words = _describing(_lower(found["words"]), tail=False)
@@ -497,7 +543,7 @@ def _aspects(sentences: Sequence[str], banned: frozenset[str]) -> list[str]:
                     phrase = " ".join(words) + " " + aspect
                     if banned & set(_lower(phrase)) or set(words) & set(_lower(aspect)):
                         continue
-                    if aspect in lexicon.COUNT:
+                    if aspect in known.count:
                         phrase = _a(phrase)
                     phrases.setdefault(aspect.split()[-1].rstrip("s"), phrase)
     return list(phrases.values())
@@ -564,8 +610,13 @@ def _pick(aspects: list[str], rng: np.random.Generator) -> list[str]:
     return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
-def _feel(sentences: Sequence[str], banned: frozenset[str], aspects: Sequence[str]) -> str:
-    """Return the sentence that best tells what the film is like, or ""."""
+def _feel(
+    sentences: Sequence[str],
+    banned: frozenset[str],
+    aspects: Sequence[str],
+    domain: Domain = FILM,
+) -> str:
+    """Return the sentence that best tells what the work is like, or ""."""
     used = {word for phrase in aspects for word in _lower(phrase)}
     best, best_score = "", 0.0
     for sentence in sentences:
@@ -574,7 +625,7 @@ def _feel(sentences: Sequence[str], banned: frozenset[str], aspects: Sequence[st
             6 <= len(words) <= 26
             and 35 <= len(sentence) <= 170
             and sentence[-1] in ".!"
-            and words[0] in _OPENERS
+            and words[0] in _patterns(domain).openers
             and _usable(sentence[0].lower() + sentence[1:], banned)
             and not set(words) & (lexicon.PERSONAL | lexicon.DISLIKED)
             and not set(words) & (lexicon.NEGATIONS - {"never", "nothing", "no", "not", "without"})
@@ -583,22 +634,12 @@ def _feel(sentences: Sequence[str], banned: frozenset[str], aspects: Sequence[st
         ):
             continue
         liked = sum(word in lexicon.LIKED for word in words)
-        told = sum(word in _ASPECT_WORDS for word in words)
+        told = sum(word in _patterns(domain).aspect_words for word in words)
         known = sum(word in used for word in set(words))
         score = 2.0 * min(liked, 3) + 1.0 * min(told, 3) + len(words) / 20 - 0.7 * known
         if liked + told > 1 and liked and score > best_score:
             best, best_score = sentence, score
     return best.rstrip("!.") + "." if best else ""
-
-
-_ASPECT_WORDS = frozenset(
-    word for aspect in lexicon.COUNT | lexicon.PLURAL | lexicon.MASS for word in aspect.split()
-)
-
-
-_OPENERS = (
-    lexicon.OPENERS | lexicon.WANTED | lexicon.INTENSIFIERS | _ASPECT_WORDS
-) - lexicon.LEANING
 
 
 def _usable(text: str, banned: frozenset[str]) -> bool:
@@ -613,8 +654,8 @@ def _usable(text: str, banned: frozenset[str]) -> bool:
 
 
 def _banned(told: Told) -> frozenset[str]:
-    """Return the words of the titles that must not be named, common ones apart."""
-    words: set[str] = set()
+    """Return words not to be said: of the titles, common ones apart, and the domain's foreign."""
+    words: set[str] = set(told.domain.foreign)
     for title in [told.item["Title"], *told.candidates]:
         key = title_key(_YEAR_END.sub("", title))
         words |= {word for word in key if len(word) > 3 and word not in _COMMON}

@@ -1,10 +1,13 @@
-"""Words the extractive teacher knows: what people say of a film, and how they say it well.
+"""Words the extractive teacher knows: what people say of a work, and how they say it well.
 
 Plain English word lists, written for this project. They decide which words of a review are used,
-never what is said: every phrase comes from the review itself.
+never what is said: every phrase comes from the review itself. Most hold of any domain; what only a
+film or only a book has is told apart by `domain`.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 def _words(text: str) -> frozenset[str]:
@@ -280,3 +283,83 @@ GENRE_NOUNS = {
     "mystery": "mystery",
     "adventure": "adventure",
 }
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the works of one domain are called, and what else there is to say of them.
+
+    Attributes
+    ----------
+    named
+        What a review calls the work it is about: "this film is", "a film about".
+    praised
+        Names after which adjectives are the work's: "the film is dark".
+    works, mass, count, plural
+        Beside the lists of those names above.
+    foreign
+        Words that speak of another kind of work: no phrase or sentence with one is used.
+    avoid
+        How the recommender asks what is not wanted.
+    """
+
+    named: tuple[str, ...]
+    praised: tuple[str, ...]
+    works: frozenset[str] = frozenset()
+    mass: frozenset[str] = frozenset()
+    count: frozenset[str] = frozenset()
+    plural: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
+    avoid: str = "Anything you'd rather avoid?"
+
+
+FILM = Domain(
+    named=("film", "movie"),
+    praised=("film", "movie", "book", "game"),
+    avoid="Anything you'd rather not see?",
+)
+WATCHED = _words(
+    """cinema cinemas cinematic film films filmed filming filmmaker filmmakers filmmaking flick
+    flicks footage hollywood movie movies onscreen screen screens viewer viewers viewing watch
+    watchable watched watches watching"""
+)
+BOOK = Domain(
+    named=("book", "novel", "memoir", "biography", "autobiography", "collection", "volume"),
+    praised=("book", "novel", "memoir", "biography", "story"),
+    works=_words(
+        """anthology autobiography biography collection cookbook fable guide handbook introduction
+        memoir overview page-turner parable portrait reference resource saga source textbook
+        travelogue volume whodunit"""
+    ),
+    mass=_phrases(
+        """advice, analysis, detail, information, insight, inspiration, knowledge, prose, poetry,
+        research, scholarship, world-building, world building, wisdom"""
+    ),
+    count=_phrases("argument, history, mystery, narrator, page-turner, perspective, voice, vision"),
+    plural=_phrases(
+        """anecdotes, arguments, chapters, descriptions, essays, examples, exercises, explanations,
+        illustrations, insights, lessons, photographs, photos, poems, recipes, short stories"""
+    ),
+    foreign=WATCHED
+    | _words(
+        """acted acting actor actors actress actresses audience audiences camera camerawork cast
+        choreographed choreography cinematography costumes directed direction director directors
+        documentary dvd dvds editing effects episode episodes lighting makeup performance
+        performances photographed producers remake scored screenplay sets shootouts shot shots
+        songs soundtrack staged stunt stunts television theater theaters theatre tunes tv visuals"""
+    ),
+)
+
+
+def domain(thing: str) -> Domain:
+    """Return the words of the domain whose works are called `thing`; of any other, what all share.
+
+    Parameters
+    ----------
+    thing
+        One work, as a prompt's <domain> block calls it: film, book, game, restaurant.
+    """
+    for known in (FILM, BOOK):
+        if thing.lower() in known.named:
+            return known
+    return Domain(named=(thing.lower(),), praised=(thing.lower(),), foreign=WATCHED)

@@ -17,7 +17,7 @@ import signal
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -238,32 +238,88 @@ def standing(key: str, body: Mapping[str, Any], params: Teacher, ledger: Ledger)
     return Standing(first, 0, repair, over)
 
 
+def places_of(keys: Sequence[str]) -> dict[str, int]:
+    """Return where each key is first, in that order: equal requests share a call."""
+    places: dict[str, int] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, place)
+    return places
+
+
+def reread(
+    bodies: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
+    failures: Mapping[str, Failure],
+    params: Teacher,
+    ledger: Ledger,
+) -> Iterator[Outcome]:
+    """Yield the outcomes of a run whose calls are over, in the order of its requests.
+
+    No more than one answer is held: each is read from the ledger when it is asked for.
+
+    Parameters
+    ----------
+    bodies, keys
+        Of the requests; the keys as `keys_of` returns them.
+    failures
+        By key, the requests that have no answer for good. They stay failed, whatever the ledger
+        says by now.
+    params
+        As those of the run.
+    ledger
+        Kept open by the caller.
+
+    Raises
+    ------
+    RunError
+        When an answer is not there any more: another process has deleted or damaged it.
+    """
+    for key, body in zip(keys, bodies, strict=True):
+        if (failure := failures.get(key)) is not None:
+            yield failure
+            continue
+        outcome = standing(key, body, params, ledger).outcome
+        if not isinstance(outcome, Answer):
+            raise gone(ledger, key)
+        yield outcome
+    ledger.check_unwritten()
+
+
+def gone(ledger: Ledger, key: str) -> RunError:
+    """Return what to tell of an answer that was in the ledger a moment ago."""
+    return RunError(
+        f"{ledger.path}: the answer to request {key} has gone since this run began: another "
+        "process has deleted it (`seedtalk ledger gc`) or damaged the file. Nothing was written; "
+        "run the stage again, which asks what is missing"
+    )
+
+
 def answer_all(
     bodies: Sequence[Mapping[str, Any]],
     params: Teacher,
     ledger: Ledger,
     *,
     prices: Price | None,
-) -> list[Outcome]:
+) -> Iterator[Outcome]:
     """Answer every request, from the ledger where it can, else by a call.
 
     Parameters
     ----------
     bodies
-        Bodies of chat requests; equal ones share a call.
+        Bodies of chat requests, each read when it is needed; equal ones share a call.
     params
         Endpoint, caps, concurrency, limits, attempts, repair, timeout (seconds).
     ledger
-        Kept open by the caller.
+        Kept open by the caller, until the last outcome is taken.
     prices
         Of the model; None where unknown.
 
     Returns
     -------
-    list
+    iterator
         For each request its answer, or the `Failure` it ended in for good: refused, or answered
         without text at every attempt, those of earlier runs included. Neither is asked again
-        before `seedtalk ledger gc --failed`.
+        before `seedtalk ledger gc --failed`. The calls are over when this returns; see `reread`.
 
     Raises
     ------
@@ -276,32 +332,32 @@ def answer_all(
         asking some of them. What was answered is kept.
     """
     keys = keys_of(bodies, params)
-    asked = dict(zip(keys, bodies, strict=True))
-    answers: dict[str, Outcome] = {}
-    jobs: list[_Job] = []
-    repairs = []
-    for key, body in asked.items():
-        stands = standing(key, body, params, ledger)
-        if stands.outcome is not None:
-            answers[key] = stands.outcome
+    places = places_of(keys)
+    answered: set[str] = set()
+    failures: dict[str, Failure] = {}
+    fresh, repairs = [], []
+    due: dict[str, str] = {}  # key of the repair by that of its request
+    for key, place in places.items():
+        stands = standing(key, bodies[place], params, ledger)
         if stands.repair is not None:
             repairs.append(stands.repair[0])
-        if stands.outcome is None:
-            jobs.append(_Job(key, body))
-        elif stands.repair is not None and not stands.repaired:
-            jobs.append(_Job(*stands.repair, repairs=(key, body)))
-    ledger.scope([*asked, *repairs])
-    if jobs:
-        _refuse_batched([job.key for job in jobs], params, ledger)
-        run = _Run(jobs, params, ledger, prices)
-        if any(isinstance(outcome, Answer) for outcome in answers.values()):
-            run.trust()
-        with bar("asking the teacher", len(jobs)) as shown:
-            asyncio.run(run.all(shown))
-        answers |= run.outcomes
-        left = sum(not isinstance(answers.get(key), Answer) for key in asked)
+            if not stands.repaired:
+                due[key] = stands.repair[0]
+        if isinstance(stands.outcome, Answer):
+            answered.add(key)
+        elif stands.outcome is not None:
+            failures[key] = stands.outcome
+        else:
+            fresh.append(key)
+    ledger.scope([*places, *repairs])
+    if fresh or due:
+        _refuse_batched([*fresh, *due.values()], params, ledger)
+        run = _Run(bodies, places, params, ledger, prices, answered, failures)
+        with bar("asking the teacher", len(fresh) + len(due)) as shown:
+            asyncio.run(run.all(fresh, list(due), shown))
         if run.stopped:
             error = InputError if run.wrong_address else RunError
+            left = len(places) - len(answered)
             raise error(f"{run.stopped}; {left} of {len(bodies)} requests have no answer. {KEPT}")
         if run.lost:
             last = next(reversed(run.lost.values()))
@@ -309,7 +365,7 @@ def answer_all(
                 f"{len(run.lost)} of {len(bodies)} requests got no answer in {params.attempts} "
                 f"attempts (the last: {last}). {KEPT}"
             )
-    return [answers[key] for key in keys]
+    return reread(bodies, keys, failures, params, ledger)
 
 
 def _refuse_batched(keys: Sequence[str], params: Teacher, ledger: Ledger) -> None:
@@ -330,37 +386,62 @@ def _refuse_batched(keys: Sequence[str], params: Teacher, ledger: Ledger) -> Non
 
 @dataclass
 class _Job:
-    """A request to be asked, and how often that failed in this run.
+    """A request to be asked, or its answer to be repaired, and how often that failed in this run.
 
-    `repairs` is key and body of the request whose answer it repairs.
+    `whose` is the key of the request that the outcome is of.
     """
 
-    key: str
-    body: Mapping[str, Any]
-    repairs: tuple[str, Mapping[str, Any]] | None = None
+    whose: str
+    repairs: bool = False
     failures: int = 0
     push_backs: int = 0
 
-    @property
-    def whose(self) -> tuple[str, Mapping[str, Any]]:
-        """Key and body of the request that the outcome is of."""
-        return self.repairs or (self.key, self.body)
+
+@dataclass(frozen=True)
+class _Call:
+    """A job whose turn has come: key and body of what it asks, and of the request it is for."""
+
+    job: _Job
+    key: str
+    body: Mapping[str, Any]
+    request: tuple[str, Mapping[str, Any]]
 
 
 class _Run:
-    """The calls of one run: what is left to ask, and whether to go on."""
+    """The calls of one run: what is left to ask, and whether to go on.
+
+    Parameters
+    ----------
+    bodies
+        Of the requests.
+    places
+        Where each request's body is, by key.
+    params, ledger, price
+        See `answer_all`.
+    answered, failures
+        Keys of the requests with an answer, and why others have none for good; the run adds to
+        both.
+    """
 
     def __init__(
-        self, jobs: Sequence[_Job], params: Teacher, ledger: Ledger, price: Price | None
+        self,
+        bodies: Sequence[Mapping[str, Any]],
+        places: Mapping[str, int],
+        params: Teacher,
+        ledger: Ledger,
+        price: Price | None,
+        answered: set[str],
+        failures: dict[str, Failure],
     ) -> None:
-        self.outcomes: dict[str, Outcome] = {}
         self.lost: dict[str, CallError] = {}
         self.stopped: str | None = None
         self.wrong_address = False
+        self._bodies, self._places = bodies, places
+        self._answered, self._failures = answered, failures
         self._params, self._ledger, self._price = params, ledger, price
-        self._fresh: Iterator[_Job] = iter([job for job in jobs if not job.repairs])
-        self._repairs = deque(job for job in jobs if job.repairs)
-        self._front: _Job | None = None  # taken out of these, and next to go
+        self._fresh: deque[str] = deque()  # keys of requests
+        self._repairs: deque[str] = deque()  # likewise; of those whose answers are to be repaired
+        self._front: _Call | None = None  # taken out of these, and next to go
         self._later: list[tuple[float, int, _Job]] = []  # heap: when it is due, order, job
         self._order = itertools.count()
         self._flying = 0
@@ -377,15 +458,25 @@ class _Run:
             requests_per_minute=params.requests_per_minute,
             tokens_per_minute=params.tokens_per_minute,
         )
+        if answered:
+            self._limiter.answered()  # it has answered such requests before
 
-    def trust(self) -> None:
-        """Say that the endpoint has answered such requests before."""
-        self._limiter.answered()
+    async def all(self, fresh: Iterable[str], repairs: Iterable[str], shown: Bar) -> None:
+        """Make the calls, as many at a time as the endpoint bears, until none is left.
 
-    async def all(self, shown: Bar) -> None:
-        """Make the calls, as many at a time as the endpoint bears, until none is left."""
+        Parameters
+        ----------
+        fresh
+            Keys of the requests to be asked.
+        repairs
+            Keys of the requests whose answers are to be repaired.
+        shown
+            Moves with each of both.
+        """
         from seedtalk.teacher.transport import connect
 
+        self._fresh.extend(fresh)
+        self._repairs.extend(repairs)
         self._shown = shown
         self._wake = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -410,9 +501,9 @@ class _Run:
                 self._ledger, self._writer, self._params, self._price, endpoint
             )
             async with asyncio.TaskGroup() as group:
-                while (job := await self._next()) is not None:
+                while (call := await self._next()) is not None:
                     self._flying += 1
-                    group.create_task(self._work(job, self._limiter.start(self._tokens(job))))
+                    group.create_task(self._work(call, self._limiter.start(_tokens(call))))
 
     def _interrupt(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         """Drain: no new call, those in flight are awaited; a second signal ends at once."""
@@ -425,55 +516,66 @@ class _Run:
 
     # What is next
 
-    async def _next(self) -> _Job | None:
+    async def _next(self) -> _Call | None:
         """Wait until a call may start; None when there is none left to make."""
         while not self.stopped:
             self._wake.clear()
             now = time.monotonic()
-            job = self._due(now)
-            if job is None and not self._later and not self._flying:
+            call = self._due(now)
+            if call is None and not self._later and not self._flying:
                 return None
             seconds = self._later[0][0] - now if self._later else float("inf")
-            if job is not None:
-                seconds = self._limiter.wait(self._tokens(job))
+            if call is not None:
+                seconds = self._limiter.wait(_tokens(call))
                 if seconds <= 0:
                     self._front = None
-                    return job
+                    return call
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds if seconds < float("inf") else None):
                     await self._wake.wait()
         return None
 
-    def _due(self, now: float) -> _Job | None:
-        """Return the job that goes next, which stays in front until it does."""
-        if self._front is None and self._later and self._later[0][0] <= now:
-            self._front = heapq.heappop(self._later)[2]
-        if self._front is None:
-            self._front = next(self._fresh, None)
-        # Repairs are last in line: a cap is better spent on what has no answer at all.
-        if self._front is None and self._repairs and not self._later:
-            self._front = self._repairs.popleft()
+    def _due(self, now: float) -> _Call | None:
+        """Return the call that goes next, which stays in front until it does."""
+        if self._front is None and (job := self._take(now)) is not None:
+            self._front = self._read(job)
         return self._front
 
-    def _tokens(self, job: _Job) -> int:
-        told = sum(len(message["content"]) for message in job.body["messages"])
-        return told // CHARACTERS_A_TOKEN + int(job.body["max_tokens"])
+    def _take(self, now: float) -> _Job | None:
+        if self._later and self._later[0][0] <= now:
+            return heapq.heappop(self._later)[2]
+        if self._fresh:
+            return _Job(self._fresh.popleft())
+        # Repairs are last in line: a cap is better spent on what has no answer at all.
+        if self._repairs and not self._later:
+            return _Job(self._repairs.popleft(), repairs=True)
+        return None
+
+    def _read(self, job: _Job) -> _Call:
+        """Read what a job asks: of those in line a key is held, not a body."""
+        request = (job.whose, self._bodies[self._places[job.whose]])
+        if job.repairs:
+            stands = standing(*request, self._params, self._ledger)
+            if stands.repair is not None:
+                return _Call(job, *stands.repair, request)
+            job = _Job(job.whose)  # the answer it would repair has gone
+        return _Call(job, *request, request)
 
     def _again(self, job: _Job, seconds: float) -> None:
         heapq.heappush(self._later, (time.monotonic() + seconds, next(self._order), job))
 
     # One call
 
-    async def _work(self, job: _Job, ticket: Ticket) -> None:
+    async def _work(self, call: _Call, ticket: Ticket) -> None:
         try:
-            with self._ledger.claim(job.key) as mine:
+            with self._ledger.claim(call.key) as mine:
                 if mine:
-                    await self._ask(job, ticket)
+                    await self._ask(call, ticket)
                 else:  # another run is asking it
-                    self._again(job, POLL)
+                    self._again(call.job, POLL)
         except budget.CapReachedError as error:
-            if job.repairs:  # an answer stands without its repair
-                self._settle(job, standing(*job.repairs, self._params, self._ledger))
+            if call.job.repairs:  # an answer stands without its repair
+                self._settle(call, standing(*call.request, self._params, self._ledger))
             else:
                 self._stop(error.message)
         except RunError as error:  # a ledger that cannot be written
@@ -483,19 +585,19 @@ class _Run:
             self._flying -= 1
             self._wake.set()
 
-    async def _ask(self, job: _Job, ticket: Ticket) -> None:
+    async def _ask(self, call: _Call, ticket: Ticket) -> None:
         """Make one attempt at a request and see to what follows from it."""
         # Another run may have asked since this one began.
-        stands = standing(*job.whose, self._params, self._ledger)
-        if stands.repaired if job.repairs else stands.outcome is not None:
-            self._settle(job, stands)
+        stands = standing(*call.request, self._params, self._ledger)
+        if stands.repaired if call.job.repairs else stands.outcome is not None:
+            self._settle(call, stands)
             return
         if self.stopped:
             return
-        if job.repairs:
-            self._ledger.widen(job.key)
-        sent = self._dialect.shaped(job.body)
-        row = await self._budget.reserve(job.key, job.body)
+        if call.job.repairs:
+            self._ledger.widen(call.key)
+        sent = self._dialect.shaped(call.body)
+        row = await self._budget.reserve(call.key, call.body)
         try:
             text = await _send(self._client, sent, self._params.timeout, self._limiter)
             raw = scrub(text, self._secret, SECRET_IN_ANSWER)
@@ -504,9 +606,9 @@ class _Run:
             usd = None if error.billed else 0.0
             await self._writer.fail(row, error.recorded(again=again), usd)
             if again:
-                self._again(job, 0.0)
+                self._again(call.job, 0.0)
             else:
-                self._failed(job, ticket, error)
+                self._failed(call, ticket, error)
         else:
             usage = usage_in(raw)
             await self._writer.receive(row, raw, budget.cost(self._price, usage), usage)
@@ -514,13 +616,13 @@ class _Run:
             if usage.input is not None and usage.output is not None:
                 counted = usage.input + usage.output
             self._limiter.succeed(ticket, counted)
-            self._received(job)
+            self._received(call)
         finally:
             await self._budget.release()
 
-    def _received(self, job: _Job) -> None:
+    def _received(self, call: _Call) -> None:
         """Read what the ledger now holds."""
-        stands = standing(*job.whose, self._params, self._ledger)
+        stands = standing(*call.request, self._params, self._ledger)
         error = CallError("passing", "no_answer", "no text in the response")
         if isinstance(stands.outcome, Answer):
             self._limiter.answered()
@@ -531,24 +633,30 @@ class _Run:
                 last = stands.outcome or error
                 self._stop(f"{stop} (the last: {last.code}: {last.message})")
         if stands.outcome is not None:
-            self._settle(job, stands)
+            self._settle(call, stands)
         else:
-            self._retry(job, error, stands.faults)
+            self._retry(call, error, stands.faults)
 
-    def _settle(self, job: _Job, stands: Standing) -> None:
+    def _settle(self, call: _Call, stands: Standing) -> None:
         """Take a standing as the request's outcome, or ask for its repair first."""
-        key, _ = job.whose
-        if stands.repair is not None and not stands.repaired and not job.repairs:
-            self._repairs.append(_Job(*stands.repair, repairs=job.whose))
+        if stands.repair is not None and not stands.repaired and not call.job.repairs:
+            self._repairs.append(call.job.whose)
         elif stands.outcome is not None:
-            self.outcomes[key] = stands.outcome
-            self._shown.advance()
+            self._end(call.job.whose, stands.outcome)
 
-    def _failed(self, job: _Job, ticket: Ticket, error: CallError) -> None:
+    def _end(self, key: str, outcome: Outcome) -> None:
+        if isinstance(outcome, Failure):
+            self._failures[key] = outcome
+        else:
+            self._answered.add(key)
+        self._shown.advance()
+
+    def _failed(self, call: _Call, ticket: Ticket, error: CallError) -> None:
         if error.kind == "account":
             self.wrong_address = self.wrong_address or error.code == REDIRECT
             self._stop(str(error))
             return
+        job = call.job
         try:
             if error.kind == "permanent":
                 self._limiter.refuse(ticket)
@@ -561,31 +669,38 @@ class _Run:
         except StoppedError as stop:
             self._stop(f"{stop} (the last: {error})")
         if error.kind == "permanent":
-            self._give_up(job, error)
+            self._give_up(call, error)
         elif error.kind == "busy":
             job.push_backs += 1
-            self._retry(job, error)
+            self._retry(call, error)
         else:
             job.failures += 1
-            self._retry(job, error)
+            self._retry(call, error)
 
-    def _retry(self, job: _Job, error: CallError, faults: int | None = None) -> None:
+    def _retry(self, call: _Call, error: CallError, faults: int | None = None) -> None:
         """Put a request back in line, unless it has been tried often enough."""
+        job = call.job
         if faults is None:
-            faults = standing(*job.whose, self._params, self._ledger).faults
+            faults = standing(*call.request, self._params, self._ledger).faults
         tries = job.failures + faults
         if tries >= self._params.attempts or job.push_backs >= self._params.attempts * PUSH_BACKS:
-            self._give_up(job, error)
+            self._give_up(call, error)
         else:
             self._again(job, self._limiter.retry_in(tries + job.push_backs))
 
-    def _give_up(self, job: _Job, error: CallError) -> None:
-        if job.repairs or error.kind == "permanent":
-            stands = standing(*job.whose, self._params, self._ledger)
-            self.outcomes[job.whose[0]] = stands.outcome or Failure(error.code, error.message)
+    def _give_up(self, call: _Call, error: CallError) -> None:
+        if call.job.repairs or error.kind == "permanent":
+            stands = standing(*call.request, self._params, self._ledger)
+            self._end(call.job.whose, stands.outcome or Failure(error.code, error.message))
         else:
-            self.lost[job.key] = error
-        self._shown.advance()
+            self.lost[call.key] = error
+            self._shown.advance()
+
+
+def _tokens(call: _Call) -> int:
+    """Return about how many tokens a call may take."""
+    told = sum(len(message["content"]) for message in call.body["messages"])
+    return told // CHARACTERS_A_TOKEN + int(call.body["max_tokens"])
 
 
 def scrub(text: str, key: str, shortest: int) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seedtalk.params import Teacher
 from seedtalk.teacher import budget, calls
-from seedtalk.teacher.answers import Answer, Failure, Usage, usage_of
+from seedtalk.teacher.answers import Answer, Usage, usage_of
 from seedtalk.teacher.ledger import Spent, endpoint_of
 from seedtalk.teacher.openai import DEFAULT_URL, Standing, keys_of, standing
 from seedtalk.teacher.prices import Price
@@ -80,7 +81,44 @@ class Basis:
     bytes_a_token: float
     measured_input: int  # known answers the ratio is of; 0 where it is a rule of thumb
     output_tokens: float | None  # of an answer; None where none is known
-    measured_output: int
+    measured_output: int  # known answers it is the mean of; 0 where it was given
+
+
+class _Size(NamedTuple):
+    """Of a call: tokens it reads at least, bytes it reads, and tokens it reads and writes at most.
+
+    See `budget`.
+    """
+
+    least: int
+    bytes: int
+    most: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What the quote needs of a request: neither its text nor its answer's.
+
+    Parameters
+    ----------
+    size
+        Of the request.
+    usage
+        Of its answer; None where there is none.
+    failed
+        Whether it has no answer for good.
+    repair
+        Key of its repair, where one is due or was made.
+    due
+        Key and size of the call to make: its own or its repair's.
+    """
+
+    size: _Size
+    usage: Usage | None = None
+    failed: bool = False
+    repair: str | None = None
+    due: tuple[str, _Size] | None = None
 
 
 def quote(
@@ -89,6 +127,7 @@ def quote(
     price: Price | None,
     ledger: Ledger | None,
     seeds: Iterable[int] = (),
+    answer_tokens: float | None = None,
 ) -> tuple[list[Quote], Basis]:
     """Price requests for each of several numbers of seeds.
 
@@ -105,45 +144,45 @@ def quote(
     seeds
         Numbers to price: up to the number of requests the first so many, over it as many more
         as large as these are on average. Empty prices the requests as they are.
+    answer_tokens
+        Mean of the answers to come, where it is known better than from the ledger.
 
     Returns
     -------
     (quotes, basis)
         One quote for each number.
     """
-    distinct = dict(zip(keys_of(bodies, params), bodies, strict=True))
-    stands = {k: standing(k, b, params, ledger) for k, b in distinct.items()} if ledger else {}
-    usages = {
-        key: usage_of(each.outcome.body)
-        for key, each in stands.items()
-        if isinstance(each.outcome, Answer)
-    }
-    basis = _basis(distinct, stands, usages, params, ledger)
+    cases: dict[str, _Case] = {}
+    for key, body in zip(keys_of(bodies, params), bodies, strict=True):
+        if key not in cases:
+            cases[key] = _case(key, body, params, ledger)
+    basis = _basis(list(cases.values()), params, ledger)
+    if answer_tokens is not None:
+        basis = replace(basis, output_tokens=answer_tokens, measured_output=0)
     endpoint = endpoint_of(params.base_url or DEFAULT_URL)
     open_batches = ledger.open_batches(endpoint) if ledger else []
     batched = {key for batch in open_batches for _, key, _ in batch.lines}
     quotes = []
     for count in seeds or [len(bodies)]:
-        part = list(distinct)[:count]
-        here = [stands.get(key, Standing(None)) for key in part]
-        known = [usages[key] for key in part if key in usages]
-        due = {k: distinct[k] for k, each in zip(part, here, strict=True) if not each.outcome}
-        due |= dict(each.repair for each in here if each.repair and not each.repaired)
-        missing = [body for key, body in due.items() if key not in batched]
+        part = dict(islice(cases.items(), count))
+        here = part.values()
+        known = [case.usage for case in here if case.usage is not None]
+        due = dict(case.due for case in here if case.due is not None)
+        missing = [size for key, size in due.items() if key not in batched]
         read, written = _tokens(missing, basis)
         more = max(0, count - len(bodies))
         if more:
-            like = _tokens(list(distinct.values()), basis)
-            read += like[0] * (more / len(distinct))
-            written += like[1] * (more / len(distinct))
+            like = _tokens([case.size for case in cases.values()], basis)
+            read += like[0] * (more / len(cases))
+            written += like[1] * (more / len(cases))
         if ledger:
-            ledger.scope([*part, *(each.repair[0] for each in here if each.repair)])
+            ledger.scope([*part, *(case.repair for case in here if case.repair)])
         saved = [budget.cost(price, usage) for usage in known]
         quotes.append(
             Quote(
                 requests=len(part) + more,
                 known=len(known),
-                failed=sum(isinstance(each.outcome, Failure) for each in here),
+                failed=sum(case.failed for case in here),
                 saved=None if price is None else sum(usd for usd in saved if usd is not None),
                 under_way=len(due) - len(missing),
                 ask=len(missing) + more,
@@ -187,20 +226,43 @@ def verdicts(quote: Quote, params: Teacher) -> list[str]:
     return said or ["no cap is set: teacher.max_usd and teacher.max_calls are 0"]
 
 
-def _basis(
-    distinct: Mapping[str, Mapping[str, Any]],
-    stands: Mapping[str, Standing],
-    usages: Mapping[str, Usage],
-    params: Teacher,
-    ledger: Ledger | None,
-) -> Basis:
+def _case(key: str, body: Mapping[str, Any], params: Teacher, ledger: Ledger | None) -> _Case:
+    size = _size(body)
+    stands = standing(key, body, params, ledger) if ledger else Standing(None)
+    repair, due = None, None
+    if stands.outcome is None:
+        due = key, size
+    if stands.repair is not None:
+        repair, told = stands.repair
+        if not stands.repaired:
+            due = repair, _size(told)
+    if isinstance(stands.outcome, Answer):
+        return _Case(size, usage_of(stands.outcome.body), False, repair, due)
+    return _Case(size, None, stands.outcome is not None, repair, due)
+
+
+def _size(body: Mapping[str, Any]) -> _Size:
+    return _Size(
+        budget.least_input(body),
+        budget.request_bytes(body),
+        budget.most_input(body),
+        body["max_tokens"],
+    )
+
+
+def _basis(cases: Sequence[_Case], params: Teacher, ledger: Ledger | None) -> Basis:
     """Learn from answers to these requests; of the output, else from any by the same model."""
-    # A repair's input is longer than its request's.
-    first = {k: usage for k, usage in usages.items() if stands[k].repair is None}
-    read = {key: usage.input for key, usage in first.items() if usage.input}
-    written = [usage.output for usage in usages.values() if usage.output is not None]
-    length = sum(budget.request_bytes(distinct[key]) for key in read)
-    ratio = length / sum(read.values()) if read else float(budget.BYTES_A_TOKEN)
+    usages = [case.usage for case in cases if case.usage is not None]
+    read = [
+        (case.size.bytes, case.usage.input)
+        for case in cases
+        # A repair's input is longer than its request's.
+        if case.usage is not None and case.usage.input and case.repair is None
+    ]
+    written = [usage.output for usage in usages if usage.output is not None]
+    ratio = float(budget.BYTES_A_TOKEN)
+    if read:
+        ratio = sum(length for length, _ in read) / sum(tokens for _, tokens in read)
     if written:
         return Basis(ratio, len(read), sum(written) / len(written), len(written))
     endpoint = endpoint_of(params.base_url or DEFAULT_URL)
@@ -208,17 +270,16 @@ def _basis(
     return Basis(ratio, len(read), mean, count)
 
 
-def _tokens(bodies: Sequence[Mapping[str, Any]], basis: Basis) -> tuple[Range, Range]:
+def _tokens(sizes: Sequence[_Size], basis: Basis) -> tuple[Range, Range]:
     """Return the input and output tokens of calls."""
-    limits = [body["max_tokens"] for body in bodies]
     mean = math.inf if basis.output_tokens is None else basis.output_tokens
     return (
         Range(
-            sum(budget.least_input(body) for body in bodies),
-            sum(budget.request_bytes(body) for body in bodies) / basis.bytes_a_token,
-            sum(budget.most_input(body) for body in bodies),
+            sum(size.least for size in sizes),
+            sum(size.bytes for size in sizes) / basis.bytes_a_token,
+            sum(size.most for size in sizes),
         ),
-        Range(None, sum(min(mean, limit) for limit in limits), sum(limits)),
+        Range(None, sum(min(mean, size.limit) for size in sizes), sum(s.limit for s in sizes)),
     )
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import math
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -40,6 +42,9 @@ _PRIVATE = tuple(
 )
 
 
+LANE = 8  # connections of one pool: to find a free one it looks at each of them, by a system call
+
+
 class TooLargeError(Exception):
     """A response that would not end."""
 
@@ -60,6 +65,38 @@ class _Capped(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._body.aclose()
+
+
+class _Lanes(DefaultAsyncHttpxClient):
+    """The SDK's HTTP client over several, of few connections each; the least busy one sends.
+
+    One pool for all took a fifth to a third of the time of a call at 64 at a time.
+
+    Parameters
+    ----------
+    lanes
+        What sends; this client makes the requests and closes the others.
+    **options
+        Of the SDK's client.
+    """
+
+    def __init__(self, lanes: Sequence[httpx2.AsyncClient], **options: Any) -> None:
+        super().__init__(**options)
+        self._lanes = lanes
+        self._busy = [0] * len(lanes)
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        lane = min(range(len(self._lanes)), key=self._busy.__getitem__)
+        self._busy[lane] += 1
+        try:
+            return await self._lanes[lane].send(request, **options)
+        finally:
+            self._busy[lane] -= 1
+
+    async def aclose(self) -> None:
+        for lane in self._lanes:
+            await lane.aclose()
+        await super().aclose()
 
 
 def check_address(url: str) -> None:
@@ -167,20 +204,28 @@ async def connect(
         if isinstance(response.stream, httpx2.AsyncByteStream):
             response.stream = _Capped(response.stream, most_packed if packed else most_bytes)
 
-    http = DefaultAsyncHttpxClient(
-        follow_redirects=False,
-        headers={"accept-encoding": "identity"},
-        timeout=timeout,
-        limits=httpx2.Limits(
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=keep_alive,
-        ),
-        event_hooks={"response": [cap]},
-        mounts=direct(url),
+    shared: dict[str, Any] = {
+        "follow_redirects": False,
+        "headers": {"accept-encoding": "identity"},
+        "timeout": timeout,
+        "verify": httpx2.create_ssl_context(),
+    }
+    mounts = direct(url)
+    limits = httpx2.Limits(
+        max_connections=LANE, max_keepalive_connections=LANE, keepalive_expiry=keep_alive
     )
+    lanes = [
+        DefaultAsyncHttpxClient(
+            **shared, limits=limits, event_hooks={"response": [cap]}, mounts=mounts
+        )
+        for _ in range(math.ceil(connections / LANE))
+    ]
     client = AsyncOpenAI(
-        api_key=key, base_url=url, timeout=timeout, max_retries=0, http_client=http
+        api_key=key,
+        base_url=url,
+        timeout=timeout,
+        max_retries=0,
+        http_client=_Lanes(lanes, **shared),
     )
     async with client:
         yield client

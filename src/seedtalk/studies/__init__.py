@@ -1,0 +1,1 @@
+"""Studies: grids of runs declared in a file, run, collected and analysed."""
