@@ -59,7 +59,7 @@ ui: setup ## open the MLflow UI on the runs and the registry
 report: setup ## write results/report.html from what has run
 	dvc repro report
 
-grid: data mlflow.db ## run the ablation of the selection, about 3.5 hours on two cores; resumable
+grid: data mlflow.db ## run the ablation of the selection, about 3 hours on two cores; resumable
 	seedtalk study run ablation-data
 	seedtalk study run ablation
 
