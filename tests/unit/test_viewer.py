@@ -45,6 +45,7 @@ def evidence(tmp_path_factory):
         items=artifacts / "items.parquet",
         gains=results / "gains.csv",
         overlap=results / "overlap.csv",
+        quality=results / "quality.json",
     )
 
 
