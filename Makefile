@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro movies tiny test lint format ui report grid paper clean
+.PHONY: help setup data repro movies tiny test lint format ui report grid transfer paper clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,23 @@ report: setup ## write results/report.html from what has run
 grid: data mlflow.db ## run the ablation of the selection, about 3 hours on two cores; resumable
 	seedtalk study run ablation-data
 	seedtalk study run ablation
+
+transfer: data mlflow.db corpora/books/items.jsonl ## books to films and back; FROM=<folder> holds the book sets
+	for method in fisher random; do \
+	  dvc exp remove books-$$method films-$$method >/dev/null 2>&1; \
+	  dvc exp run --temp --name books-$$method --copy-paths corpora/books \
+	    $$(seedtalk overrides profiles/books.yaml) -S select.method=$$method -S select.budget=330 curate && \
+	  dvc exp run --temp --name films-$$method -S select.method=$$method curate || exit 1; \
+	  for domain in books films; do \
+	    dvc get . artifacts/dialogues/train.jsonl --rev $$domain-$$method --force \
+	      --out corpora/transfer/$$domain-$$method.jsonl || exit 1; \
+	  done; \
+	done
+	seedtalk study run transfer-films
+	seedtalk study run transfer-books
+
+corpora/books/items.jsonl: | $(STAMP)
+	python examples/books.py --from "$(FROM)" --out corpora/books
 
 paper: setup ## write paper/ from the studies' collected results: page, figures, tables
 	seedtalk paper
