@@ -90,6 +90,8 @@ def run(
             f"{name}: {len(standing.done)} of {len(chosen)} cells are done, {len(standing.todo)} "
             f"to run, by the declaration's estimate {left}"
         )
+        for need in one.needs:
+            click.echo(f"it needs: {visible(need)}")
         for cell in standing.todo:
             if standing.reasons[cell.run] != "not run":
                 click.echo(f"{cell.run}: run anew; {visible(standing.reasons[cell.run])}")

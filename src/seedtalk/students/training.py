@@ -624,7 +624,8 @@ class _Watch:
             for loss in (step.loss, step.eval_loss, step.context_loss):
                 if loss is not None and not math.isfinite(loss):
                     raise RunError(
-                        f"the loss is {loss} at step {step.step}; lower finetune.learning_rate"
+                        f"the loss is {loss} at step {step.step}; lower "
+                        "finetune.learning_rate (full_learning_rate of full fine-tuning)"
                     )
             if self._on_step:
                 self._on_step(step)

@@ -4,7 +4,7 @@ A conversation that is answered in several runs is one unit, and so is a seed: b
 replacement, each by itself, and a value counts as often as its seed and its conversation were
 drawn together (the pigeonhole bootstrap: Owen 2007, "The pigeonhole bootstrap", Annals of Applied
 Statistics 1(2)). Where every seed has conversations of its own this is the draw of seeds, then of
-conversations within a seed. Intervals are percentiles of 2,000 such draws. They err on the wide
+conversations within a seed. Intervals are percentiles of 10,000 such draws. They err on the wide
 side where single conversations make the noise, on the narrow side where seeds do and are few.
 """
 
@@ -25,7 +25,7 @@ from seedtalk.studies.reading import Cell, Collected
 if TYPE_CHECKING:
     import pandas as pd
 
-RESAMPLES = 2000
+RESAMPLES = 10_000  # so that Holm over many cells can find a p-value small enough
 POWER = 0.8
 Verdict = Literal["ahead", "behind", "too close to call"]
 Floats = NDArray[np.float64]
@@ -391,16 +391,23 @@ def _measured(measure: str, level: str, cell: Cell | None, values: list[float]) 
 
 
 def _missing_runs(collected: Collected) -> list[str]:
-    """Return a line for each cell that lacks seeds."""
-    lines = []
+    """Return a line for each set of seeds that cells lack, with all the cells that lack it."""
+    lacking: dict[tuple[int, ...], list[str]] = {}
     for cell in collected.cells:
         done = {seed for place, seed in collected.places.values() if place == cell}
-        left = [seed for seed in collected.study.seeds if seed not in done]
-        if left and done:
-            names = ", ".join(map(str, left))
-            lines.append(f"{cell.name}: seed{'s' if len(left) > 1 else ''} {names} not run")
-        elif left:
-            lines.append(f"{cell.name}: not run")
+        left = tuple(seed for seed in collected.study.seeds if seed not in done)
+        if left:
+            lacking.setdefault(left, []).append(cell.name)
+    lines = []
+    for left, cells in lacking.items():
+        if len(left) == len(collected.study.seeds):
+            what = "not run"
+        else:
+            what = f"seed{'s' if len(left) > 1 else ''} {', '.join(map(str, left))} not run"
+        if len(cells) == len(collected.cells):
+            lines.append(f"all {len(cells)} cells: {what}")
+        else:
+            lines.append(f"{'; '.join(cells)}: {what}")
     return lines
 
 

@@ -78,6 +78,7 @@ class Study(Part):
     question: Annotated[str, Field(min_length=1)]
     profiles: tuple[Path, ...] = ()
     copy_: tuple[Path, ...] = Field(default=(), alias="copy")
+    needs: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     targets: Names
     set_: Overrides = Field(default_factory=dict, alias="set")
     factors: Annotated[dict[str, dict[str, Overrides]], Field(min_length=1)]

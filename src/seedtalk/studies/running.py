@@ -191,9 +191,10 @@ def check_workspace(root: Path, study: Study) -> list[str]:
         raise InputError(f"{root}: experiments need Git and a first commit ({error})") from error
     for path in study.copy_:
         if not (root / path).exists():
+            how = " and ".join(f"`{one}`" for one in study.needs) or "to be fetched or made"
             raise InputError(
-                f"studies/{study.name}/study.yaml, field 'copy': {path} is not here; fetch or make "
-                "it first (docs/studies.md says how)"
+                f"studies/{study.name}/study.yaml, field 'copy': {path} is not here; the study "
+                f"needs {how}"
             )
     warnings = []
     changed = git(root, "diff", "--name-only", "HEAD", "--", "src", "stages", "dvc.yaml", "prompts")

@@ -15,8 +15,8 @@ NAMED = 4  # levels in a sentence of the overview
 METHOD = (
     "A mean is over all conversations and seeds of a cell, each conversation weighing as many "
     "targets as it has where the metric does. Its 95% interval draws seeds and conversations with "
-    "replacement, 2,000 times; a conversation that several runs answer is drawn for all of them at "
-    "once. A difference is paired: the same seed, the same conversation and the same levels of "
+    "replacement, 10,000 times; a conversation that several runs answer is drawn for all of them "
+    "at once. A difference is paired: the same seed, the same conversation and the same levels of "
     "every other factor. Its p-value is two-sided and of the same draws; 'clearly ahead' and "
     "'clearly behind' mean that it is under 0.05 after Holm's correction for the number of levels "
     "compared. The intervals themselves are not widened for it, so that one may exclude zero and "
@@ -177,6 +177,7 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("systems", ", ".join(_system(collected, name) for name in study.scores.systems)),
         ("benchmarks", _benchmarks(collected)),
         ("commit", _column(rows, "commit")),
+        ("needs", "; ".join(study.needs)),
         ("time", f"about {study.minutes:g} minutes a run on two cores"),
     ]
     return [(name, value) for name, value in rows_told if value]

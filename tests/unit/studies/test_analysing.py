@@ -214,6 +214,20 @@ def test_only_what_both_answered_is_compared_and_the_rest_counted():
     assert analysis.missing == ["ref, 1: seed 1 not run", "measure m in no run"]
 
 
+def test_cells_that_lack_the_same_seeds_are_told_together():
+    three = {"budgets": ("1", "2"), "seeds": (0, 1, 2)}
+
+    def missing(*lacking):
+        return analyse(collected(scored(**three), lacking=lacking, **three), resamples=20).missing
+
+    everywhere = [f"{level}-{budget}-2" for level in ("a", "ref") for budget in "12"]
+    assert missing(*everywhere)[0] == "all 4 cells: seed 2 not run"
+    assert missing("a-1-1", "a-1-2", "ref-2-1", "ref-2-2", "a-2-0", "a-2-1", "a-2-2")[:2] == [
+        "a, 1; ref, 2: seeds 1, 2 not run",
+        "a, 2: not run",
+    ]
+
+
 def test_weights_must_be_the_same():
     scores = [(r, c, v, w * (2 if (r, c) == ("a-1-1", "c3") else 1)) for r, c, v, w in scored()]
     with pytest.raises(InputError, match=r"scores.parquet, row a-1-1, field 'weight'.*c3"):

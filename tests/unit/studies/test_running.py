@@ -277,8 +277,11 @@ def test_the_workspace_is_checked(tmp_path, study, monkeypatch):
         running.check_workspace(tmp_path, study)
     told = {"diff": "src/a.py\n", "ls-files": "stages/b.py\n"}
     monkeypatch.setattr(running, "git", lambda root, name, *rest: told.get(name, ""))
-    with pytest.raises(InputError, match="corpora/toy is not here"):
+    with pytest.raises(InputError, match="corpora/toy is not here; .*to be fetched or made"):
         running.check_workspace(tmp_path, study)
+    told_how = study.model_copy(update={"needs": ("make toys",)})
+    with pytest.raises(InputError, match="corpora/toy is not here; .*needs `make toys`"):
+        running.check_workspace(tmp_path, told_how)
     (tmp_path / "corpora" / "toy").mkdir(parents=True)
     changed, new = running.check_workspace(tmp_path, study)
     assert "src/a.py" in changed
