@@ -35,7 +35,8 @@ from seedtalk.studies.collecting import (
 from seedtalk.studies.declaring import Cell, Study, differing, flags, load_yaml
 from seedtalk.texts import visible
 
-POLL = 2.0  # seconds between looks at the queue
+POLL = 2.0  # seconds between looks at the queue, at least
+SHARE = 0.02  # of a core that looking may take: DVC reads every task there ever was
 LINES = 12  # of a failed cell's log that are shown
 WAITING, ACTIVE, DONE, FAILED = "Queued", "Running", "Success", "Failed"
 
@@ -360,6 +361,7 @@ def _wait(
     active: set[str] = set()
     restarts = 0
     while left:
+        looked = time.process_time()
         alive = queue.working()  # before the look: what ends in between is seen as ended
         tasks = queue.tasks()
         for run in [run for run in left if tasks.get(run, ("", ""))[0] == ACTIVE]:
@@ -396,8 +398,13 @@ def _wait(
                     raise RunError("DVC's queue worker does not stay up; see `dvc queue start -v`")
                 queue.start(jobs)
         if left:
-            time.sleep(POLL)
+            time.sleep(pause(time.process_time() - looked))
     return failures
+
+
+def pause(look: float) -> float:
+    """Return the seconds to wait after a look that took `look` seconds of a core."""
+    return max(POLL, look / SHARE)
 
 
 def _withdraw(queue: Queue, names: Sequence[str]) -> None:

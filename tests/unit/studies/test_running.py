@@ -102,6 +102,7 @@ def ran(monkeypatch, tmp_path, study):
 
     monkeypatch.setattr(running, "git", git)
     monkeypatch.setattr(running, "POLL", 0)
+    monkeypatch.setattr(running, "SHARE", 1e9)
     monkeypatch.setattr(running, "experiments", lambda root: {})
     monkeypatch.setattr(running, "_made_of", lambda root, revision, cell: True)
     monkeypatch.setattr(
@@ -288,6 +289,11 @@ def test_the_workspace_is_checked(tmp_path, study, monkeypatch):
     assert "git add" in new and "stages/b.py" in new
     told.clear()
     assert running.check_workspace(tmp_path, study) == []
+
+
+def test_waiting_takes_a_fiftieth_of_a_core_at_most():
+    assert running.pause(0.001) == running.POLL
+    assert running.pause(0.6) == pytest.approx(30)
 
 
 @pytest.mark.parametrize(
