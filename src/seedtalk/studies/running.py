@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from seedtalk.texts import visible
 
 POLL = 2.0  # seconds between looks at the queue, at least
 SHARE = 0.02  # of a core that looking may take: DVC reads every task there ever was
+LOOKS = 3  # at the queue without a cell before it counts as taken out
 LINES = 12  # of a failed cell's log that are shown
 WAITING, ACTIVE, DONE, FAILED = "Queued", "Running", "Success", "Failed"
 
@@ -360,6 +362,7 @@ def _wait(
     began = time.monotonic()
     active: set[str] = set()
     restarts = 0
+    unseen: Counter[str] = Counter()
     while left:
         looked = time.process_time()
         alive = queue.working()  # before the look: what ends in between is seen as ended
@@ -371,7 +374,9 @@ def _wait(
         known = None
         for run, cell in list(left.items()):
             status, revision = tasks.get(run, ("", ""))
-            if status in (WAITING, ACTIVE):
+            # DVC reads its running tasks before the waiting ones: one that begins is in neither.
+            unseen[run] = 0 if status else unseen[run] + 1
+            if status in (WAITING, ACTIVE) or 0 < unseen[run] < LOOKS:
                 continue
             known = known or experiments(root)
             good = status == DONE and isinstance(find(root, cell, known), Experiment)
@@ -398,7 +403,8 @@ def _wait(
                     raise RunError("DVC's queue worker does not stay up; see `dvc queue start -v`")
                 queue.start(jobs)
         if left:
-            time.sleep(pause(time.process_time() - looked))
+            look = time.process_time() - looked
+            time.sleep(POLL if any(unseen[run] for run in left) else pause(look))
     return failures
 
 

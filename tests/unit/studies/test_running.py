@@ -169,6 +169,28 @@ def test_a_killed_worker_costs_its_cell_only(ran):
     assert queue.killed == ["toy-js-10-s0"]
 
 
+def test_a_cell_that_is_between_waiting_and_running_is_not_given_up(ran):
+    queue = FakeQueue({})
+    see, blinks = queue.tasks, iter([False] * 4 + [True] * 2 + [False] * 50)
+
+    def tasks():
+        return {} if next(blinks) else see()
+
+    queue.tasks = tasks
+    failures, said = ran(queue)
+    assert not failures
+    assert sum(line.startswith("[") for line in said) == 3
+
+
+def test_a_cell_that_was_taken_out_is_told(ran):
+    queue = FakeQueue({})
+    see = queue.tasks
+    queue.tasks = lambda: {n: t for n, t in see().items() if n != "toy-js-20-s0"}
+    failures, said = ran(queue)
+    assert failures == [running.Failure("toy-js-20-s0", "it was taken out of DVC's queue")]
+    assert any("toy-random-10-s0: done" in line for line in said)
+
+
 def test_a_worker_that_does_not_stay_up(ran):
     queue = FakeQueue({})
     queue.tasks = lambda: {n: ("Queued", n) for n in ("toy-js-10-s0",)}
