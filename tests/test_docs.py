@@ -137,6 +137,11 @@ def test_every_link_to_a_file_leads_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_was_left_to_fill_in(page):
+    assert not re.search(r"@@\w*@@|\bTODO\b|\bTBD\b|\bFIXME\b", page.read_text("utf-8"))
+
+
 def test_every_path_of_the_annotated_tree_is_there():
     tree = re.search(r"^```text\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
     folder = {0: ""}
