@@ -34,6 +34,9 @@ DOCUMENTS = {
     "selection": "results/selection.json",
     "synthesis": SYNTHESIS,
 }
+SEEDS = "artifacts/seeds.jsonl"
+# Of measures: how alike the seeds are to those of the reference level, all else equal.
+OVERLAP = "selection.overlap_with_reference"
 TRAINING = re.compile(r"results/train/(.+)\.csv")
 LOSSES = ("loss", "eval_loss", "context_loss")
 PREDICTIONS = re.compile(r"artifacts/predictions/(.+)\.parquet")
@@ -81,6 +84,7 @@ class Collected:
     measures: dict[str, dict[str, str]] = field(default_factory=dict)  # run: measure: value
     scores: list[pd.DataFrame] = field(default_factory=list)  # columns of scores.parquet
     missing: dict[str, str] = field(default_factory=dict)  # cell: why it is not there
+    picks: dict[str, frozenset[str]] = field(default_factory=dict)  # run: reviews it selected
 
 
 class Outputs:
@@ -230,6 +234,7 @@ def collect(root: Path, study: Study, cells: Sequence[Cell], folder: Path) -> Co
         for cell in cells:
             _collect_cell(root, study, cell, known, outputs, earlier, found)
             line.advance()
+    _compare_picks(study, cells, found, earlier)
     _write(folder, study, found)
     return found
 
@@ -387,7 +392,9 @@ def _collect_cell(
 
 def _wanted(path: str) -> bool:
     return bool(
-        path in DOCUMENTS.values() or TRAINING.fullmatch(path) or PREDICTIONS.fullmatch(path)
+        path in (SEEDS, *DOCUMENTS.values())
+        or TRAINING.fullmatch(path)
+        or PREDICTIONS.fullmatch(path)
     )
 
 
@@ -412,6 +419,8 @@ def _read(
         data = outputs.read(experiment, out)
         if match := TRAINING.fullmatch(out.path):
             measures |= _losses(match[1], data, place)
+        elif out.path == SEEDS:
+            found.picks[cell.run] = _picks(data, place)
         elif match := PREDICTIONS.fullmatch(out.path):
             scores += _scores(study, cell.run, match[1], data, params, place)
         else:
@@ -437,6 +446,39 @@ def _read(
         "commit": experiment.baseline[:7],
         "dialogues": str(synthesis.get("train", "")),
     }
+
+
+def _picks(data: bytes, place: str) -> frozenset[str]:
+    """Return the reviews that were selected."""
+    try:
+        rows = [json.loads(line) for line in data.decode().splitlines() if line.strip()]
+        return frozenset(str(row["review_id"]) for row in rows)
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(f"{place}: not seeds with a review_id in every row ({error})") from error
+
+
+def _compare_picks(
+    study: Study, cells: Sequence[Cell], found: Collected, earlier: Collected
+) -> None:
+    """Put the Jaccard similarity of each run's seeds and its reference's among its measures.
+
+    The reference has the same levels of all other factors, and the same seed. Where the seeds of
+    one of them are gone, what was measured before stays.
+    """
+    compare = study.compare
+    known = {(tuple(cell.levels.items()), cell.seed): cell.run for cell in cells}
+    for cell in cells:
+        if cell.run not in found.runs:
+            continue
+        levels = {**cell.levels, compare.factor: compare.reference}
+        other = known.get((tuple(levels.items()), cell.seed), "")
+        mine, theirs = found.picks.get(cell.run), found.picks.get(other)
+        if mine and theirs:
+            found.measures[cell.run][OVERLAP] = repr(
+                round(len(mine & theirs) / len(mine | theirs), 6)
+            )
+        elif before := earlier.measures.get(cell.run, {}).get(OVERLAP):
+            found.measures[cell.run][OVERLAP] = before
 
 
 def _json(data: bytes, place: str) -> dict[str, Any]:

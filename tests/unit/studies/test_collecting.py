@@ -18,9 +18,10 @@ from seedtalk.errors import InputError
 from seedtalk.evaluation.metrics import metric_names, per_query_metrics, summarise
 from seedtalk.studies import collecting, declaring
 
+MADE = ("artifacts/dialogues", "artifacts/seeds.jsonl", "results/synthesis.json")
 PIPELINE = {
     "stages": {
-        "curate": {"cmd": "c", "outs": ["results/synthesis.json", "artifacts/dialogues"]},
+        "curate": {"cmd": "c", "outs": [*MADE]},
         "finetune": {
             "matrix": {"student": "${students}"},
             "cmd": "f",
@@ -130,14 +131,17 @@ class Shop:
         self.declared = declaring.read_study(path)
         return self.declared
 
-    def lay(self, run, synthesis=None, history=HISTORY, made=None, **overrides):
+    def lay(self, run, synthesis=None, history=HISTORY, made=None, seeds=None, **overrides):
         """Lay an experiment of the cell `run`; return its lock."""
         cell = next(cell for cell in self.declared.cells() if cell.run == run)
         made = predictions("neighbours-dialogues", cell.seed) if made is None else made
         member = self.keep(f"{run} train".encode())
         listing = json.dumps([{"md5": member, "relpath": "train.jsonl"}]).encode()
+        if seeds is None:
+            seeds = "".join(json.dumps({"review_id": f"r{n}"}) + "\n" for n in range(cell.seed, 4))
         paths = {
             "curate": {
+                "artifacts/seeds.jsonl": self.keep(seeds.encode()),
                 "results/synthesis.json": self.keep(
                     json.dumps(SYNTHESIS if synthesis is None else synthesis).encode()
                 ),
@@ -198,6 +202,7 @@ def test_what_is_collected(shop):
         "train.s.loss": 1.25,
         "train.s.eval_loss": 3.25,
         "train.s.context_loss": 4.5,
+        "selection.overlap_with_reference": 1.0,
     }
     scores = pd.read_parquet(shop.folder / "scores.parquet")
     assert list(scores) == [*collecting.SCORE_KEYS, "value", "weight"]
@@ -206,6 +211,37 @@ def test_what_is_collected(shop):
     assert scores[collecting.SCORE_KEYS].equals(
         scores[collecting.SCORE_KEYS].sort_values(collecting.SCORE_KEYS, ignore_index=True)
     )
+
+
+def picked(*names):
+    return "".join(json.dumps({"rank": 0, "review_id": name}) + "\n" for name in names)
+
+
+def overlaps(shop):
+    return {
+        run: measures["selection.overlap_with_reference"]
+        for run, measures in shop.collect().measures.items()
+        if "selection.overlap_with_reference" in measures
+    }
+
+
+def test_seeds_are_held_against_those_of_the_reference(shop):
+    shop.lay("toy-js-10-s0", seeds=picked("a", "b", "c"))
+    assert overlaps(shop) == {}  # nothing to hold them against
+    paths = shop.lay("toy-random-10-s0", seeds=picked("b", "c", "d", "e"))
+    shop.lay("toy-js-10-s1", seeds=picked("b", "c"))  # its reference has seed 1
+    shop.lay("toy-js-20-s0", seeds=picked("b", "c"))  # its reference is left out
+    expected = {"toy-js-10-s0": "0.4", "toy-random-10-s0": "1.0"}
+    assert overlaps(shop) == expected
+    shop.cached(paths["curate"]["artifacts/seeds.jsonl"]).unlink()
+    assert overlaps(shop) == expected  # as it was measured before
+
+
+@pytest.mark.parametrize("seeds", ["{\n", '{"rank": 1}\n', "[1]\n", "\x00"])
+def test_seeds_that_are_none_are_named(shop, seeds):
+    shop.lay("toy-js-10-s0", seeds=seeds)
+    with pytest.raises(InputError, match=r"toy-js-10-s0: artifacts/seeds\.jsonl: .*review_id"):
+        shop.collect()
 
 
 def test_the_weighted_mean_over_conversations_is_the_metric(shop):
@@ -342,8 +378,7 @@ def test_outputs_are_whole_or_absent(shop):
     outputs = collecting.Outputs(shop.path, ["finetune"])
     outs = outputs.of(known["toy-js-10-s0"][0])
     assert [out.path for out in outs] == [
-        "artifacts/dialogues",
-        "results/synthesis.json",
+        *MADE,
         "results/train/s.csv",
     ]
     assert outputs.absent(outs) == []
