@@ -128,13 +128,18 @@ def test_bad_input_is_named(workspace):
     assert "not a readable Parquet file" in run(*ASK, code=2)
 
 
+def first_column(table):
+    return [line.split("  ")[0] for line in table.splitlines()[1:]]
+
+
 def test_tune_finds_the_weights_and_prints_them_in_two_forms(workspace):
     told = run("dev", "--student", "s-lora", "--folds", "4", command=tune)
-    head, rest = told.split("\n\n", 1)
-    rows = {line.split("  ")[0]: line for line in head.splitlines()[1:]}
-    assert list(rows) == ["student", *SIGNALS, "signals", "blend"]
-    assert "40 queries of 40 conversations of dev; blends cross-fitted in 4 folds" in rest
-    block, flags = rest.split("\n\n", 1)[1].rsplit("\n\n", 1)
+    head, recalls, said, leads, folds, block, flags = told.split("\n\n")
+    assert head == "dev: 40 queries of 40 conversations"
+    assert first_column(recalls) == ["student", *SIGNALS, "signals", "blend"]
+    assert said == "the blend is ahead of each by"
+    assert first_column(leads) == ["student", *SIGNALS, "signals"]
+    assert folds.startswith("Blends cross-fitted in 4 folds; log-likelihood a target")
     weights = yaml.safe_load(block)["blend"]
     assert list(weights) == list(blending.FEATURES)
     assert 1.2 < weights["bm25"] / weights["student"] < 3
@@ -143,6 +148,23 @@ def test_tune_finds_the_weights_and_prints_them_in_two_forms(workspace):
     assert {f"blend.{name}": weight for name, weight in weights.items()} == {
         name: float(weight) for name, weight in told_again.items()
     }
+
+
+def test_tune_on_two_benchmarks_fits_both(workspace):
+    alone = run("dev", "--signals", "bm25", command=tune)
+    talks = pd.read_parquet("artifacts/conversations.parquet")
+    second = talks.assign(benchmark="second")
+    write_table(
+        Path("artifacts/conversations.parquet"), pd.concat([talks, second]), "conversations"
+    )
+    table = Path("artifacts/priors/dev.parquet")
+    Path("artifacts/priors/second.parquet").write_bytes(table.read_bytes())
+    both = run("dev", "second", "--signals", "bm25", command=tune)
+    heads = [line for line in both.splitlines() if line.endswith("conversations")]
+    assert heads == [f"{name}: 40 queries of 40 conversations" for name in ("dev", "second")]
+    # Twice the same choices weigh as one set under half the penalty.
+    half = run("dev", "--signals", "bm25", "--l2", "0.5", command=tune)
+    assert both.splitlines()[-1] == half.splitlines()[-1] != alone.splitlines()[-1]
 
 
 def test_tune_of_named_signals_without_a_student(workspace):
@@ -160,10 +182,11 @@ def test_tune_of_named_signals_without_a_student(workspace):
         (["other"], "'other' is not among the conversations"),
         (["dev", "--signals", "bm25,taste"], "--signals: 'taste' is none of popularity"),
         (["dev", "--signals", " , "], "--signals: name at least one"),
-        (["dev", "--pools", "artifacts/pools/s-lora-dev.parquet"], "name the student"),
+        (["dev", "dev"], "'dev' is named twice; its conversations would count double"),
+        (["dev", "likes"], "'likes' is one of params.benchmarks"),
         (["dev", "--student", "t-lora"], "python stages/evaluate.py --benchmark dev --student"),
         (["dev", "--folds", "50"], "50 folds need as many conversations, there are 40"),
-        (["dev", "--priors", "artifacts/items.parquet"], "column missing"),
+        ([], "Missing argument 'BENCHMARK...'"),
     ],
 )
 def test_tune_refuses(workspace, options, said):

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from seedtalk.errors import InputError
-from seedtalk.workspace import IN_FILE, input_option, params_option
+from seedtalk.workspace import input_option, params_option
 
 
 @click.command()
 @params_option
-@click.argument("benchmark")
+@click.argument("benchmarks", metavar="BENCHMARK...", nargs=-1, required=True)
 @click.option("--student", metavar="STUDENT-TUNING", help="Join this student; else signals only.")
 @click.option(
     "--signals",
@@ -30,56 +30,55 @@ from seedtalk.workspace import IN_FILE, input_option, params_option
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
 @input_option("conversations", "artifacts/conversations.parquet", "Written by ingest.")
 @input_option("items", "artifacts/items.parquet", "The catalogue, written by ingest.")
-@click.option("--priors", type=IN_FILE, help="[default: artifacts/priors/<benchmark>.parquet]")
-@click.option(
-    "--pools", type=IN_FILE, help="[default: artifacts/pools/<student>-<benchmark>.parquet]"
-)
 def tune(
     params: Any,
-    benchmark: str,
+    benchmarks: tuple[str, ...],
     student: str | None,
     signals: str | None,
     l2: float,
     folds: int,
     conversations: Path,
     items: Path,
-    priors: Path | None,
-    pools: Path | None,
 ) -> None:
-    """Fit the weights of the blend on BENCHMARK and print them.
+    """Fit the weights of the blend on each BENCHMARK together and print them.
 
-    BENCHMARK is a development benchmark: one of `benchmarks`, which the report shows, is refused.
-    Its signals and the student's scores are written by `python stages/baseline.py --benchmark
+    They are development benchmarks: one of `benchmarks`, which the report shows, is refused. Their
+    signals and the student's scores are written by `python stages/baseline.py --benchmark
     BENCHMARK` and `python stages/evaluate.py --benchmark BENCHMARK --student ... --tuning ...`.
 
-    The table holds recall of each signal and of the blends; those are cross-fitted: a conversation
-    is ranked by weights that were fit without it. The weights printed are fit on all of it.
+    The tables hold recall of each signal and of the blends, and by how much the blend is ahead of
+    each; blends are cross-fitted: a conversation is ranked by weights that were fit without it. The
+    weights printed are fit on all of it.
     """
     from seedtalk.evaluation import blending, protocols
     from seedtalk.records import SIGNALS, read_table
 
-    if benchmark in params.benchmarks:
-        raise InputError(
-            f"'{benchmark}' is one of params.benchmarks, which are reported: weights chosen on it "
-            "would flatter them. Tune on a benchmark kept for development, such as redial-dev"
-        )
+    for benchmark in benchmarks:
+        if benchmark in params.benchmarks:
+            raise InputError(
+                f"'{benchmark}' is one of params.benchmarks, which are reported: weights chosen "
+                "on it would flatter them. Tune on a benchmark kept for development, such as "
+                "redial-dev"
+            )
+        if benchmarks.count(benchmark) > 1:
+            raise InputError(f"'{benchmark}' is named twice; its conversations would count double")
     chosen = _chosen(signals, SIGNALS)
-    talk, catalogue = read_table(conversations, "conversations"), read_table(items, "items")
-    posed = protocols.queries(talk, benchmark, catalogue, params.evaluate, params.seed)
-    mine = priors or _made(Path(f"artifacts/priors/{benchmark}.parquet"), "baseline", benchmark)
-    told = blending.read_signals(mine, posed)
-    scores = None
     if student is not None:
-        pool = pools or _made(
-            Path(f"artifacts/pools/{student}-{benchmark}.parquet"), "evaluate", benchmark
-        )
-        scores = blending.read_student(pool, posed)
         chosen = (blending.STUDENT, *chosen)
-    elif pools is not None:
-        raise InputError("--pools: name the student they are of with --student")
+    talk, catalogue = read_table(conversations, "conversations"), read_table(items, "items")
+    posed, values = {}, {}
+    for benchmark in benchmarks:
+        asked = protocols.queries(talk, benchmark, catalogue, params.evaluate, params.seed)
+        priors = _made(Path(f"artifacts/priors/{benchmark}.parquet"), "baseline", benchmark)
+        told = blending.read_signals(priors, asked)
+        scores = None
+        if student is not None:
+            pools = Path(f"artifacts/pools/{student}-{benchmark}.parquet")
+            scores = blending.read_student(_made(pools, "evaluate", benchmark), asked)
+        posed[benchmark], values[benchmark] = asked, blending.joined(told, scores)
     found = blending.tune(
         posed,
-        blending.joined(told, scores),
+        values,
         chosen,
         l2=l2,
         fold_count=folds,
@@ -87,11 +86,15 @@ def tune(
         resamples=params.evaluate.bootstrap,
         seed=params.seed,
     )
-    click.echo(_table(found.recalls, params.evaluate.cutoffs))
-    conversations_asked = len({query.conversation_id for query in posed})
+    for benchmark, asked in posed.items():
+        count = len({query.conversation_id for query in asked})
+        click.echo(f"{benchmark}: {len(asked)} queries of {count} conversations\n")
+        click.echo(_table(found.recalls[benchmark], params.evaluate.cutoffs))
+        click.echo("\nthe blend is ahead of each by\n")
+        click.echo(_table(found.leads[benchmark], params.evaluate.cutoffs))
+        click.echo("")
     click.echo(
-        f"\n{len(posed)} queries of {conversations_asked} conversations of {benchmark}; blends "
-        f"cross-fitted in {folds} folds; log-likelihood a target {found.likelihood:.4f} "
+        f"Blends cross-fitted in {folds} folds; log-likelihood a target {found.likelihood:.4f} "
         f"(chance {found.chance:.4f}).\n"
     )
     click.echo(_yaml(found))
@@ -125,12 +128,18 @@ def _table(recalls: Any, cutoffs: tuple[int, ...]) -> str:
     rows = [["", *names]]
     for system, metrics in recalls.items():
         cells = [metrics[name] for name in names]
-        rows.append([system, *(f"{c['mean']:.3f} ({c['low']:.3f}-{c['high']:.3f})" for c in cells)])
+        rows.append(
+            [system, *(f"{c['mean']:.3f} ({c['low']:.3f} to {c['high']:.3f})" for c in cells)]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def _interval(told: Any) -> str:
+    return f"{told['mean']:.3f} ({told['low']:.3f} to {told['high']:.3f})"
 
 
 def _yaml(found: Any) -> str:

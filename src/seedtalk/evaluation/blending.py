@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedtalk.errors import InputError, RunError, at
-from seedtalk.evaluation.metrics import per_query_metrics, summarise
+from seedtalk.evaluation.metrics import paired_difference, per_query_metrics, summarise
 from seedtalk.evaluation.protocols import Query
 from seedtalk.evaluation.results import predictions
 from seedtalk.records import SIGNALS, read_table
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from seedtalk.evaluation.intervals import Interval
 
 STUDENT = "student"
+BLEND = "blend"
 FEATURES = (STUDENT, *SIGNALS)
 
 Values = NDArray[np.float32]
@@ -371,22 +372,26 @@ class Tuned:
         The same, of the features scaled to standard deviation 1 within a query: how much each
         one moves a ranking.
     recalls
-        Mean and interval of each recall@k: of each feature by itself, of the cross-fitted blend
-        without the student (``signals``, where there is one) and of the cross-fitted ``blend``.
+        By benchmark, mean and interval of each recall@k: of each feature by itself, of the
+        cross-fitted blend without the student (``signals``, where there is one) and of the
+        cross-fitted ``blend``.
+    leads
+        By benchmark, the paired difference of ``blend`` and each other system in the same metrics.
     likelihood, chance
         Mean log-likelihood of a target under the weights, and under weights of 0.
     """
 
     weights: dict[str, float]
     scaled: dict[str, float]
-    recalls: dict[str, dict[str, Interval]]
+    recalls: dict[str, dict[str, dict[str, Interval]]]
+    leads: dict[str, dict[str, dict[str, Interval]]]
     likelihood: float
     chance: float
 
 
 def tune(
-    posed: Sequence[Query],
-    values: Sequence[Values],
+    posed: Mapping[str, Sequence[Query]],
+    values: Mapping[str, Sequence[Values]],
     names: Sequence[str],
     *,
     l2: float,
@@ -395,12 +400,14 @@ def tune(
     resamples: int,
     seed: int,
 ) -> Tuned:
-    """Fit the weights of some features, and measure what blends of them are worth.
+    """Fit one set of weights on one or more benchmarks, and measure what blends are worth.
+
+    Every target counts the same, whichever benchmark it is of.
 
     Parameters
     ----------
     posed
-        Q queries.
+        The queries of each benchmark.
     values
         `joined` values of them.
     names
@@ -419,25 +426,48 @@ def tune(
     InputError
         When there are fewer conversations than folds.
     """
-    told = choices(posed, values)
-    fold = folds(posed, fold_count)
-    spread = scales(told)
+    # Conversations of two benchmarks may share an id.
+    asked = [
+        replace(query, conversation_id=f"{benchmark}/{query.conversation_id}")
+        for benchmark, queries in posed.items()
+        for query in queries
+    ]
+    told = [each for benchmark in posed for each in values[benchmark]]
+    chosen = choices(asked, told)
+    fold = folds(asked, fold_count)
+    spread = scales(chosen)
     columns = [FEATURES.index(name) for name in names]
     depth = max(cutoffs)
-    rankings = {name: _alone(posed, values, name, depth) for name in names}
+    rankings = {name: _alone(asked, told, name, depth) for name in names}
     own = [column for column in columns if FEATURES[column] != STUDENT]
     if own != columns:
-        rankings["signals"] = cross_fitted(posed, values, told, own, l2, fold, depth)
-    rankings["blend"] = cross_fitted(posed, values, told, columns, l2, fold, depth)
-    weights = fit(told, columns, l2, spread)
-    per_query = per_query_metrics(predictions(posed, rankings), cutoffs)
-    count = len(told.chosen)
+        rankings["signals"] = cross_fitted(asked, told, chosen, own, l2, fold, depth)
+    rankings[BLEND] = cross_fitted(asked, told, chosen, columns, l2, fold, depth)
+    weights = fit(chosen, columns, l2, spread)
+    recalls, leads, first = {}, {}, 0
+    for benchmark, queries in posed.items():
+        own_rankings = {
+            name: ranked[first : first + len(queries)] for name, ranked in rankings.items()
+        }
+        first += len(queries)
+        per_query = per_query_metrics(predictions(queries, own_rankings), cutoffs)
+        recalls[benchmark] = summarise(per_query, resamples=resamples, seed=seed)
+        by_system = {str(name): rows for name, rows in per_query.groupby("system", sort=False)}
+        leads[benchmark] = {
+            name: paired_difference(
+                by_system[BLEND], by_system[name], resamples=resamples, seed=seed
+            )
+            for name in rankings
+            if name != BLEND
+        }
+    count = len(chosen.chosen)
     return Tuned(
         weights=dict(zip(FEATURES, (_significant(w) for w in weights), strict=True)),
         scaled=dict(zip(FEATURES, (weights * spread).tolist(), strict=True)),
-        recalls=summarise(per_query, resamples=resamples, seed=seed),
-        likelihood=-loss(weights, told)[0] / count,
-        chance=-loss(np.zeros_like(weights), told)[0] / count,
+        recalls=recalls,
+        leads=leads,
+        likelihood=-loss(weights, chosen)[0] / count,
+        chance=-loss(np.zeros_like(weights), chosen)[0] / count,
     )
 
 

@@ -253,7 +253,14 @@ def tuned(**options):
         values.append(blending.joined([told], [student])[0])
     names = options.pop("names", ["student", *SIGNALS])
     settings = {"l2": 1.0, "fold_count": 3, "cutoffs": [1, 10], "resamples": 100, "seed": 0}
-    return blending.tune(posed, values, names, **{**settings, **options})
+    cut = options.pop("cut", 150)  # queries of the first benchmark
+    sets = {"a": slice(cut), "b": slice(cut, None)}
+    return blending.tune(
+        {name: posed[rows] for name, rows in sets.items() if posed[rows]},
+        {name: values[rows] for name, rows in sets.items() if posed[rows]},
+        names,
+        **{**settings, **options},
+    )
 
 
 def test_tune_reports_what_it_fits():
@@ -262,8 +269,8 @@ def test_tune_reports_what_it_fits():
     assert found.weights[SIGNALS[0]] == pytest.approx(2, abs=0.4)
     assert found.weights["student"] == pytest.approx(1, abs=0.3)
     assert abs(found.weights[SIGNALS[1]]) < 0.3
-    assert list(found.recalls) == ["student", *SIGNALS, "signals", "blend"]
-    recall = {name: metrics["recall@10"]["mean"] for name, metrics in found.recalls.items()}
+    assert list(found.recalls["a"]) == ["student", *SIGNALS, "signals", "blend"]
+    recall = {name: metrics["recall@10"]["mean"] for name, metrics in found.recalls["a"].items()}
     assert recall["blend"] > recall["signals"] > recall[SIGNALS[1]]
     assert recall["blend"] >= recall[SIGNALS[0]]
     assert found.chance == pytest.approx(-math.log(40))
@@ -273,8 +280,40 @@ def test_tune_reports_what_it_fits():
 def test_tune_of_some_signals_leaves_the_others_out():
     found = tuned(names=[SIGNALS[0], SIGNALS[2]])
     assert found.weights["student"] == found.weights[SIGNALS[1]] == 0
-    assert list(found.recalls) == [SIGNALS[0], SIGNALS[2], "blend"]
+    assert list(found.recalls["a"]) == [SIGNALS[0], SIGNALS[2], "blend"]
     assert abs(tuned(l2=1e6).weights[SIGNALS[0]]) < 0.01
+
+
+def test_tune_says_how_far_the_blend_is_ahead_of_each():
+    found = tuned()
+    recall, leads = found.recalls["a"], found.leads["a"]
+    assert list(leads) == ["student", *SIGNALS, "signals"]
+    for name, lead in leads.items():
+        gap = recall["blend"]["recall@1"]["mean"] - recall[name]["recall@1"]["mean"]
+        assert lead["recall@1"]["mean"] == pytest.approx(gap, abs=2e-6)
+    assert leads[SIGNALS[1]]["recall@1"]["low"] > 0
+
+
+def test_tune_on_two_benchmarks_is_one_fit_and_two_measurements():
+    one, two = tuned(), tuned(cut=60)
+    assert two.weights == pytest.approx(one.weights, rel=1e-3, abs=1e-3)
+    assert list(two.recalls) == list(two.leads) == ["a", "b"]
+    for name in ("student", SIGNALS[0]):
+        both = [two.recalls[each][name]["recall@10"]["mean"] for each in "ab"]
+        assert 0.4 * both[0] + 0.6 * both[1] == pytest.approx(
+            one.recalls["a"][name]["recall@10"]["mean"], abs=2e-6
+        )
+
+
+def test_two_benchmarks_may_name_their_conversations_alike():
+    ids = ["i0", "i1"]
+    values = np.zeros((2, WIDTH), dtype=np.float32)
+    values[1, blending.FEATURES.index("bm25")] = 1
+    posed = [query(ids, ["i1"], name=f"c{n}") for n in range(2)]
+    settings = {"l2": 1.0, "fold_count": 4, "cutoffs": [1], "resamples": 100, "seed": 0}
+    sets = {"a": posed, "b": posed}
+    found = blending.tune(sets, {"a": [values] * 2, "b": [values] * 2}, ["bm25"], **settings)
+    assert [found.recalls[each]["blend"]["recall@1"]["mean"] for each in "ab"] == [1, 1]
 
 
 def test_popularity_breaks_the_ties_of_a_feature_by_itself():
@@ -284,5 +323,5 @@ def test_popularity_breaks_the_ties_of_a_feature_by_itself():
     values[:, blending.FEATURES.index("popularity")] = [0, 1, 0, 2, 0]
     values[:, blending.FEATURES.index("bm25")] = [0, 1, 0, 1, 0]
     settings = {"l2": 1.0, "fold_count": 2, "cutoffs": [1], "resamples": 100, "seed": 0}
-    found = blending.tune(posed, [values] * 4, ["bm25"], **settings)
-    assert found.recalls["bm25"]["recall@1"]["mean"] == 1.0
+    found = blending.tune({"a": posed}, {"a": [values] * 4}, ["bm25"], **settings)
+    assert found.recalls["a"]["bm25"]["recall@1"]["mean"] == 1.0
